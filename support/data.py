@@ -1,0 +1,215 @@
+"""The corpus: fetch it, clean it, filter it as the lesson does, and split it.
+
+The default is the corpus of Made With ML's lesson "Experiment Tracking". Without a network it is
+the sample corpus that ships beside this file. Your own data works too: name a folder with the same two
+files. `projects.json` is a list of {"title", "description", "tags"}, and `tags.json` is a list of {"tag"}.
+
+    df = load_projects()          # columns: text (clean), tags (list of str)
+    splits = split(df, seed=1234)  # .train .val .test
+"""
+
+import hashlib
+import json
+import os
+import re
+import string
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pooch
+import requests
+from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from support.stores import stores_dir
+
+LESSON_URL = (
+    "https://raw.githubusercontent.com/GokuMohandas/Made-With-ML/"
+    "486014928ed9f455860f65ee147f49521f9d71d2/datasets/"
+)
+LESSON_SHA256 = {
+    "projects.json": "f064fd7a0408a974c9ee94270100f33c63c17b8e38dc758e9257c1a5b62e4b31",
+    "tags.json": "609171cd43a6466b7a2aa82bd25fc5a55755d5ba6e52e0981f81f7c73ee4e9aa",
+}
+SAMPLE_DIR = Path(__file__).parent / "sample"
+# The lesson leaves these out: they fit nearly every project, so they tell nothing.
+TOO_BROAD = {
+    "machine-learning",
+    "deep-learning",
+    "data-science",
+    "neural-networks",
+    "python",
+    "r",
+    "visualization",
+}
+OFFLINE_AFTER = 12  # seconds until a silent network counts as none
+STOP_WORDS = re.compile(r"\b(" + "|".join(sorted(ENGLISH_STOP_WORDS)) + r")\b\s*")
+PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
+
+
+class DataError(ValueError):
+    """The corpus is missing or broken. The message names the file and what to do."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three DataFrames with `text` and `tags`, and where they come from."""
+
+    train: pd.DataFrame
+    val: pd.DataFrame
+    test: pd.DataFrame
+    corpus: str
+    seed: int
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change when any text, tag or its place in the splits changes."""
+        parts = [part.to_json(orient="values") for part in (self.train, self.val, self.test)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 30) -> pd.DataFrame:
+    """Give one row a project: `text` (clean) and `tags` (list of str), filtered as the lesson does.
+
+    `source` is a folder that holds projects.json and tags.json. Without it the environment's
+    LESSON_DATA_DIR is used, else the lesson's corpus, fetched once into `stores/data`, else (no
+    network) the sample corpus. `df.attrs["corpus"]` says which: "lesson", "sample", or the folder's
+    name. Raises DataError when a file is missing or broken, or when the filter leaves nothing.
+    """
+    source = source or os.environ.get("LESSON_DATA_DIR")
+    folder = Path(source).expanduser() if source else _lesson_dir()
+    tags_in_use = {entry["tag"] for entry in _read(folder / "tags.json", tag=str)} - TOO_BROAD
+    projects = _read(folder / "projects.json", title=str, description=str, tags=list)
+
+    df = pd.DataFrame(
+        {
+            "text": [clean(f"{project['title']} {project['description']}") for project in projects],
+            "tags": [[tag for tag in dict.fromkeys(p["tags"]) if tag in tags_in_use] for p in projects],
+        }
+    )
+    counts = Counter(tag for tags in df.tags for tag in tags)
+    df["tags"] = [[tag for tag in tags if counts[tag] >= min_tag_count] for tags in df.tags]
+    df = df[df.tags.str.len() > 0].reset_index(drop=True)
+    if df.empty:
+        raise DataError(
+            f"{folder / 'projects.json'}: no project is left, since no tag of tags.json is on at least "
+            f"{min_tag_count} projects. Lower min_tag_count or bring more data."
+        )
+    df.attrs["corpus"] = _corpus_name(folder)
+    return df
+
+
+def about(df: pd.DataFrame) -> str:
+    """Say in a sentence which corpus this is and how large."""
+    names = {
+        "lesson": "The lesson's corpus",
+        "sample": "The sample corpus that ships with this project (the lesson's could not be fetched)",
+    }
+    corpus = names.get(df.attrs["corpus"], f"The corpus in {df.attrs['corpus']}")
+    return f"{corpus}: {len(df):,} projects with {len(set(df.tags.explode()))} tags."
+
+
+def clean(text: str) -> str:
+    """Lower case, no English stop words, only a-z and 0-9, single spaces (the lesson's cleaning)."""
+    text = STOP_WORDS.sub("", text.lower())
+    text = PUNCTUATION.sub(r" \1 ", text)
+    return re.sub("[^a-z0-9]+", " ", text).strip()
+
+
+def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
+    """Split 70/15/15, stratified over the tags. The same data and seed give the same split.
+
+    Source: Sechidis et al. (2011), "On the stratification of multi-label data".
+    """
+    if len(df) < 10:
+        raise DataError(f"{len(df)} projects are too few to split in three: bring at least 10.")
+    labels = MultiLabelBinarizer().fit_transform(df.tags)
+    rows = np.arange(len(df))
+    train, rest = _stratify(rows, labels, 0.3, seed)
+    val, test = _stratify(rest, labels[rest], 0.5, seed)
+    parts = [df.iloc[sorted(part)].reset_index(drop=True) for part in (train, val, test)]
+    return Splits(*parts, corpus=df.attrs.get("corpus", "unnamed"), seed=seed)
+
+
+def _stratify(rows: np.ndarray, labels: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
+    first, second = next(splitter.split(rows, labels))
+    return rows[first], rows[second]
+
+
+def _lesson_dir() -> Path:
+    """Give the folder of the lesson's files, fetched if need be, or the sample's without a network."""
+    folder = stores_dir() / "data"
+    if not all((folder / name).exists() for name in LESSON_SHA256):
+        if reason := _unreachable(LESSON_URL + "tags.json"):
+            print(f"The lesson's corpus is out of reach ({reason}), so the sample corpus stands in.")
+            return SAMPLE_DIR
+    for name, sha256 in LESSON_SHA256.items():
+        try:
+            pooch.retrieve(
+                LESSON_URL + name,
+                known_hash=sha256,
+                fname=name,
+                path=folder,
+                progressbar=True,
+                downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
+            )
+        except (requests.RequestException, ValueError, OSError) as error:
+            raise DataError(
+                f"{folder / name}: no good copy could be fetched ({error}). Delete the file if it is there, "
+                f"check the network and run this again, or set LESSON_DATA_DIR to a folder that holds it."
+            ) from error
+    return folder
+
+
+def _unreachable(url: str) -> str | None:
+    """Say why `url` cannot be fetched, or None. Answers within OFFLINE_AFTER seconds."""
+    answer = []
+
+    def ask() -> None:
+        try:
+            requests.head(url, timeout=OFFLINE_AFTER / 2, allow_redirects=True).raise_for_status()
+            answer.append(None)
+        except requests.RequestException as error:
+            answer.append(type(error).__name__)
+
+    # A thread, since no timeout of requests covers the name look-up.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(OFFLINE_AFTER)
+    return answer[0] if answer else f"no answer in {OFFLINE_AFTER} seconds"
+
+
+def _read(path: Path, **fields: type) -> list[dict]:
+    """Read a JSON list of objects that all have `fields` of the given types."""
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path} is missing. The folder must hold projects.json and tags.json; "
+            f"correct LESSON_DATA_DIR (or the argument), or leave it out to use the lesson's corpus."
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is not valid JSON ({error}). Fetch or write the file again.") from error
+    if not isinstance(entries, list):
+        raise DataError(f"{path} must hold a list of objects. It holds a {type(entries).__name__}.")
+    for number, entry in enumerate(entries):
+        for field, kind in fields.items():
+            if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
+                raise DataError(
+                    f"{path}: entry {number} has no field {field!r} of type {kind.__name__}. Add it: each entry "
+                    f"needs {', '.join(fields)}."
+                )
+    return entries
+
+
+def _corpus_name(folder: Path) -> str:
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in LESSON_SHA256}
+    if digests == LESSON_SHA256:
+        return "lesson"
+    return "sample" if folder == SAMPLE_DIR else folder.resolve().name

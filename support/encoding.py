@@ -1,0 +1,100 @@
+"""Texts to tokens and tags to zeros and ones, and back. Both encoders are saved as JSON.
+
+tokenizer = Tokenizer.fit(splits.train.text)
+tokens = tokenizer.encode(["transfer learning"])   # int64 (1, 17)
+label_encoder = LabelEncoder.fit(splits.train.tags)
+targets = label_encoder.encode([["graphs"]])        # float32 (1, 35)
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.preprocessing import MultiLabelBinarizer
+from torch import Tensor
+
+PAD, UNKNOWN = "<PAD>", "<UNK>"
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Numbers for the characters or the words of a text; 0 pads, 1 stands for all that is not known."""
+
+    char_level: bool
+    token_to_index: dict[str, int]
+
+    @classmethod
+    def fit(cls, texts: Iterable[str], char_level: bool = True) -> "Tokenizer":
+        """Number the tokens of `texts` in sorted order, so that the order of the texts does not matter."""
+        tokens = sorted({token for text in texts for token in (text if char_level else text.split())})
+        return cls(char_level, {token: index for index, token in enumerate([PAD, UNKNOWN, *tokens])})
+
+    def __len__(self) -> int:
+        return len(self.token_to_index)
+
+    def encode(self, texts: Iterable[str]) -> Tensor:
+        """Give int64 (N, length of the longest), padded at the end with 0."""
+        number, unknown = self.token_to_index.get, self.token_to_index[UNKNOWN]
+        rows = [[number(t, unknown) for t in (text if self.char_level else text.split())] for text in texts]
+        tokens = np.zeros((len(rows), max(map(len, rows), default=0)), dtype=np.int64)
+        for row, sequence in zip(tokens, rows, strict=True):
+            row[: len(sequence)] = sequence
+        return torch.from_numpy(tokens)
+
+    def decode(self, tokens: Tensor) -> list[str]:
+        """Give the texts back; unknown tokens read <UNK>."""
+        names = list(self.token_to_index)
+        joint = "" if self.char_level else " "
+        return [joint.join(names[index] for index in row if index) for row in tokens.tolist()]
+
+    def save(self, path: Path) -> None:
+        """Write JSON to `path`."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Read what `save` wrote."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+class LabelEncoder:
+    """Tags as rows of zeros and ones: scikit-learn's MultiLabelBinarizer, with JSON to save it."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.classes = list(classes)
+        self._binarizer = MultiLabelBinarizer(classes=self.classes).fit([])
+
+    @classmethod
+    def fit(cls, tags: Iterable[Iterable[str]]) -> "LabelEncoder":
+        """Take the tags that occur, in sorted order."""
+        return cls(sorted({tag for row in tags for tag in row}))
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def encode(self, tags: Iterable[Sequence[str]]) -> np.ndarray:
+        """Give float32 (N, classes). Raises ValueError for a tag that was not there to fit."""
+        tags = list(tags)
+        unknown = sorted({tag for row in tags for tag in row} - set(self.classes))
+        if unknown:
+            raise ValueError(
+                f"Unknown tags: {', '.join(unknown)}. The encoder knows {', '.join(self.classes)}."
+            )
+        return self._binarizer.transform(tags).astype(np.float32)
+
+    def decode(self, predictions: np.ndarray) -> list[list[str]]:
+        """Turn zeros and ones, (N, classes), into lists of tags."""
+        return [list(row) for row in self._binarizer.inverse_transform(np.asarray(predictions, dtype=int))]
+
+    def save(self, path: Path) -> None:
+        """Write JSON to `path`."""
+        index = {name: number for number, name in enumerate(self.classes)}
+        path.write_text(json.dumps({"class_to_index": index}, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "LabelEncoder":
+        """Read what `save` wrote."""
+        return cls(list(json.loads(path.read_text(encoding="utf-8"))["class_to_index"]))

@@ -1,0 +1,35 @@
+"""How good predictions are, and where to put the threshold between a tag and no tag."""
+
+import numpy as np
+from sklearn.metrics import precision_recall_curve, precision_recall_fscore_support
+
+
+def best_threshold(targets: np.ndarray, probabilities: np.ndarray) -> float:
+    """Give the probability from which on a tag counts, so that F1 over all decisions is highest.
+
+    Both arrays are (N, classes). Take them from the validation split: the training split flatters the
+    model, and the test split is for the end.
+    """
+    precision, recall, thresholds = precision_recall_curve(targets.ravel(), probabilities.ravel())
+    # The last point of the curve has no threshold. Where precision and recall are both 0, so is F1.
+    total = precision[:-1] + recall[:-1]
+    f1 = np.divide(2 * precision[:-1] * recall[:-1], total, out=np.zeros_like(total), where=total > 0)
+    return float(thresholds[f1.argmax()])
+
+
+def get_performance(targets: np.ndarray, predictions: np.ndarray, classes: list[str]) -> dict:
+    """Give precision, recall and F1: `overall` (weighted by a tag's frequency) and for each `class`.
+
+    Both arrays hold zeros and ones, (N, classes). A tag that is never predicted counts as 0.
+    """
+    weighted = precision_recall_fscore_support(targets, predictions, average="weighted", zero_division=0)
+    by_class = precision_recall_fscore_support(targets, predictions, average=None, zero_division=0)
+    names = ("precision", "recall", "f1")
+    overall = dict(zip(names, map(float, weighted[:3]), strict=True))
+    return {
+        "overall": {**overall, "num_samples": len(targets)},
+        "class": {
+            name: {**dict(zip(names, map(float, row[:3]), strict=True)), "num_samples": int(row[3])}
+            for name, row in zip(classes, np.stack(by_class, axis=1), strict=True)
+        },
+    }

@@ -1,0 +1,108 @@
+"""Convolution and max over time by table look-up: why a character CNN trains twenty times faster here.
+
+A character vocabulary has 39 tokens. So all that one place of a filter can ever add is one of 39
+values. Fold the embedding into the filters once a step, and the convolution is a sum of table rows:
+
+    table[v, j] = embeddings[v] @ weight[:, :, j].T          one row of num_filters for (token, place)
+
+    text           t   r   a   n   s   f   e   r             a filter of width 3 at "ans":
+                           |   |   |
+    convolution        table[a,0] + table[n,1] + table[s,2]
+
+Two more facts make the rest cheap. Only the window that wins the maximum gets a gradient, so the backward
+pass adds to the winners' rows and touches nothing else. And the sums of a few texts fit in the
+processor's cache, so they are pooled there, a piece of the batch at a time, and never stored.
+
+The result equals nn.Embedding + nn.Conv1d + max to rounding: tests/test_cnn.py compares them.
+What it does not do: an activation before the maximum. The lesson's model has none.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+PAD = 0
+TEXTS_A_PIECE = 8
+
+
+def lengths(tokens: Tensor) -> Tensor:
+    """Count each row's tokens up to the last that is not padding: (N, L) -> (N,)."""
+    position = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    return F.pad((tokens != PAD) * position, (0, 1)).amax(1)
+
+
+def pad(tokens: Tensor, longest: int, widest: int) -> Tensor:
+    """Give tokens (N, longest + (widest - 1) // 2 + widest): what windows centred on each token see.
+
+    In front stands the padding of the lesson's "same" convolution. Behind, there is room for one window
+    of padding alone: all that lie further behind equal it, so more padding changes nothing.
+    """
+    return F.pad(tokens[:, :longest], ((widest - 1) // 2, widest), value=PAD)
+
+
+def conv_max(tokens: Tensor, embeddings: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Embed, convolve without bias and take the maximum over time, for several filter widths at once.
+
+    tokens: int64 (N, L), padded at the end with 0. embeddings: (vocab_size, embedding_dim).
+    weights: one (num_filters, embedding_dim, k) a width k, as nn.Conv1d holds them.
+    Gives (N, widths * num_filters).
+    """
+    widths = [weight.shape[2] for weight in weights]
+    columns = [
+        (embeddings @ weight.permute(1, 2, 0).flatten(1)).unflatten(1, (k, -1))
+        for k, weight in zip(widths, weights, strict=True)
+    ]
+    # Texts of like length share a piece, so that little of it is padding. The longest come first: their
+    # piece takes the memory that all the others then use again.
+    order = lengths(tokens).argsort(descending=True)
+    best = LookupMax.apply(tokens[order], torch.cat(columns, 1), widths)
+    return best[order.argsort()]
+
+
+class LookupMax(torch.autograd.Function):
+    """Sum the table rows of every window, and keep each filter's maximum over the windows of a text.
+
+    forward(tokens, table, widths): int64 (N, L), longest first, and a table (vocab_size, sum(widths),
+    num_filters) that holds the places of the first width, then those of the second, and so on.
+    """
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, table: Tensor, widths: list[int]) -> Tensor:
+        widest, num_filters = max(widths), table.shape[2]
+        # For each column of the table: which token of a window `widest` wide it reads, and for which width.
+        reads = torch.cat([torch.arange(k) + (widest - 1) // 2 - (k - 1) // 2 for k in widths])
+        width_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+        first_column = torch.tensor([0, *widths[:-1]]).cumsum(0)
+
+        longest = lengths(tokens).tolist()
+        padded = pad(tokens, max(longest, default=0), widest).int()
+        best, winners = [], []
+        for start in range(0, len(tokens), TEXTS_A_PIECE):
+            piece = padded[start : start + TEXTS_A_PIECE]
+            windows = longest[start] + (widest - 1) // 2 + 1
+            seen = (piece[:, : windows + widest - 1] * table.shape[1]).unfold(1, widest, 1)
+            rows = seen.index_select(2, reads).add_(torch.arange(table.shape[1], dtype=torch.int32))
+            bags = torch.arange(0, rows.numel(), table.shape[1]).unsqueeze(1) + first_column
+            sums = F.embedding_bag(rows.flatten(), table.flatten(0, 1), bags.flatten().int(), mode="sum")
+            # As a channels-last picture of height 1, the pooling that also tells the winners'
+            # positions takes all filters at once: six times faster than sums.max(1).
+            picture = sums.view(len(piece), windows, -1).transpose(1, 2).unsqueeze(2)
+            values, positions = F.max_pool2d(picture, (1, windows), return_indices=True)
+            best.append(values.flatten(1))
+            winners.append(positions.view(len(piece), len(widths), num_filters))
+        ctx.save_for_backward(padded, torch.cat(winners), reads, width_of)
+        ctx.table_shape = table.shape
+        return torch.cat(best)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
+        padded, winners, reads, width_of = ctx.saved_tensors
+        # What stood where each filter won: (N, columns * num_filters), then its place in the table.
+        read = (winners[:, width_of] + reads.unsqueeze(1)).flatten(1)
+        places = padded.long().gather(1, read).mul_(read.shape[1]).add_(torch.arange(read.shape[1]))
+        table_grad = grad.new_zeros(ctx.table_shape)
+        grad = grad.view_as(winners)[:, width_of]
+        table_grad.view(-1).scatter_add_(0, places.flatten(), grad.flatten())
+        return None, table_grad, None
