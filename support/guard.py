@@ -123,7 +123,7 @@ class Guard:
 
     # How it goes about it.
 
-    def tell_server(self, what: dict) -> None:
+    def tell_server(self, what: dict | str) -> None:
         try:
             self.server.stdin.write(json.dumps(what).encode() + b"\n")
             self.server.stdin.flush()
@@ -143,7 +143,8 @@ class Guard:
     def end_server(self) -> None:
         if not self.server:
             return
-        self.server.stdin.close()  # which it takes as the sign to stop
+        self.tell_server("goodbye")
+        self.server.stdin.close()
         try:
             self.server.wait(4)
         except subprocess.TimeoutExpired:
@@ -217,6 +218,7 @@ def main() -> None:
     folder = Path(config["folder"])
     sys.stdout = sys.stderr = (folder / "guard.log").open("w", buffering=1)
     guard = Guard(**config)
+    os.environ.pop("NGROK_AUTHTOKEN", None)  # the server has no business with it
     signal.signal(signal.SIGTERM, lambda *_: guard.stopping.set())
     guard.listen()
     guard.watch()

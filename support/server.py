@@ -3,7 +3,7 @@
 `support.guard` starts it as `python -m support.server` and talks to it over its standard input: one line
 of JSON with the store and the port, one with the hosts that may reach it. The server binds its port at the
 first line, so that a tunnel to it can open before it answers anything, and starts at the second. When its
-input ends, because the guard closed it or died, it stops; whatever way the guard went, so does the server.
+input ends, because the guard said goodbye or died, it stops: however the guard goes, the server goes too.
 
 This is what `mlflow server --workers 1` runs, less the processes around it (see `_run_server` in
 mlflow/server/__init__.py): the same app under the same uvicorn, with all of MLflow's security middleware.
@@ -25,6 +25,7 @@ STORE, REGISTRY = "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_REGISTRY_STORE"
 ARTIFACT_ROOT, ARTIFACT_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
 SERVE_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
 
+GOODBYE = b'"goodbye"\n'  # what the guard says when it ends the server on purpose
 GRACE = 2.0  # seconds that requests under way get to finish
 
 
@@ -57,14 +58,20 @@ def environment(store: str, artifacts: str, hosts: list[str]) -> dict[str, str]:
     }
 
 
-def stop_with_parent(server, ngrok_config: str) -> None:
-    """Wait until the guard closes our input or dies; then stop, and stop a tunnel that it left behind."""
-    sys.stdin.buffer.read()
-    server.should_exit = True
-    deadline = time.monotonic() + GRACE
-    while time.monotonic() < deadline:  # more than once: the guard may have died while it started the agent
+def end_tunnel(ngrok_config: str) -> None:
+    """Kill the agent of a guard that died; more than once, since it may have died while it started one."""
+    for _ in range(4):
         kill_agents(Path(ngrok_config))
         time.sleep(GRACE / 4)
+
+
+def end_with_guard(server, ngrok_config: str, stopped: threading.Event) -> None:
+    """Wait until the guard says goodbye or dies without; then end the server, and in time."""
+    goodbye = sys.stdin.buffer.read()
+    server.should_exit = True
+    if not goodbye:
+        end_tunnel(ngrok_config)
+    stopped.wait(GRACE)
     os._exit(0)
 
 
@@ -74,8 +81,7 @@ def main() -> None:
     try:
         listener = bind(config["port"], config["only_this"])
     except OSError as error:
-        print(json.dumps({"error": error.strerror}), flush=True)
-        return
+        return print(json.dumps({"error": error.strerror}), flush=True)
     print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # from here on everything printed is log
 
@@ -85,7 +91,9 @@ def main() -> None:
 
     line = sys.stdin.buffer.readline()
     if not line:  # the guard is gone already
-        return
+        return end_tunnel(config["ngrok_config"])
+    if line == GOODBYE:
+        return None
     os.environ.update(environment(config["store"], config["artifacts"], json.loads(line)["hosts"]))
 
     from mlflow.server.fastapi_app import app
@@ -95,8 +103,14 @@ def main() -> None:
     # MLflow's lifespan only tidies Docker containers of its assistant, which is none of ours to touch.
     settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
     server = uvicorn.Server(settings)
-    threading.Thread(target=stop_with_parent, args=(server, config["ngrok_config"]), daemon=True).start()
+    stopped = threading.Event()
+    watcher = threading.Thread(
+        target=end_with_guard, args=(server, config["ngrok_config"], stopped), daemon=True
+    )
+    watcher.start()
     server.run(sockets=[listener])
+    stopped.set()
+    watcher.join(2 * GRACE)
 
 
 if __name__ == "__main__":

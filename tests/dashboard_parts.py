@@ -1,0 +1,171 @@
+"""What the dashboard's tests share: runs to look at, a fake ngrok, and the count of what is left behind."""
+
+import datetime
+import os
+import socket
+import stat
+import sys
+import time
+from pathlib import Path
+
+import fake_ngrok
+import matplotlib
+import mlflow
+import psutil
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from mlflow.entities import Metric
+
+from support import tracking
+
+ROOT = Path(__file__).resolve().parents[1]
+TAG = "DASHBOARD_TEST"  # an environment variable that every process of one test inherits
+
+RESOLVER = f"""
+import socket
+real = socket.getaddrinfo
+def getaddrinfo(host, *args, **kwargs):
+    return real("127.0.0.1" if host == {fake_ngrok.HOST!r} else host, *args, **kwargs)
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def make_runs(stores: Path, runs: int = 3, epochs: int = 5) -> list[str]:
+    """Log runs as `tracking.log_trained` does, F1 rising from run to run; give their ids."""
+    tracking.connect(stores)
+    experiment = mlflow.get_experiment_by_name(tracking.EXPERIMENT)
+    experiment_id = (
+        experiment.experiment_id
+        if experiment
+        else mlflow.create_experiment(
+            tracking.EXPERIMENT,
+            artifact_location=(stores / "artifacts").as_uri(),
+            tags={"mlflow.experimentKind": "custom_model_development"},
+        )
+    )
+    client, ids = mlflow.MlflowClient(), []
+    for number in range(runs):
+        with mlflow.start_run(experiment_id=experiment_id, run_name="cnn") as run:
+            mlflow.log_params(
+                {"lr": 0.0001 * (number + 1), "num_filters": 64 * (number + 1), "char_level": True}
+            )
+            now = int(time.time() * 1000)
+            metrics = [
+                Metric(name, value, now, epoch)
+                for epoch in range(1, epochs + 1)
+                for name, value in {
+                    "train_loss": 1 / (epoch + number),
+                    "val_loss": 1.2 / (epoch + number),
+                    "lr": 0.0001,
+                }.items()
+            ]
+            client.log_batch(run.info.run_id, metrics=metrics)
+            mlflow.log_metrics(
+                {
+                    "best_val_loss": 1.2 / (epochs + number),
+                    "best_epoch": epochs,
+                    "precision": 0.6 + number / 100,
+                    "recall": 0.5 + number / 100,
+                    "f1": 0.55 + number / 100,
+                }
+            )
+            mlflow.log_dict({"overall": {"f1": 0.55 + number / 100}}, "performance.json")
+            figure = matplotlib.figure.Figure(figsize=(4, 3))
+            figure.subplots().plot([1, 2, 3], [3, 1, 2])
+            mlflow.log_figure(figure, "plots/learning_curves.png")
+            ids.append(run.info.run_id)
+    return ids
+
+
+def certificate(folder: Path) -> Path:
+    """Write a certificate for the fake's host, signed by itself, with its key, as one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, fake_ngrok.HOST)])
+    today = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(today - datetime.timedelta(days=1))
+        .not_valid_after(today + datetime.timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(fake_ngrok.HOST)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = folder / "edge.pem"
+    pem.write_bytes(
+        signed.public_bytes(serialization.Encoding.PEM)
+        + key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return pem
+
+
+@pytest.fixture
+def stores(tmp_path, monkeypatch) -> Path:
+    """An empty stores folder, an environment without a token or a team's server, and a tag to count by."""
+    for name in ("NGROK_AUTHTOKEN", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "stores"
+    monkeypatch.setenv("STORES_DIR", str(folder))
+    monkeypatch.setenv(TAG, str(tmp_path))
+    yield folder
+    left = wait_for_none(tmp_path)
+    for process in left:
+        process.kill()
+    assert not left, f"left behind: {left}"
+
+
+@pytest.fixture
+def ngrok(tmp_path, monkeypatch) -> Path:
+    """Put the fake in ngrok's place, trust its certificate and resolve its host, in children too."""
+    program = tmp_path / "ngrok"
+    program.write_text(f"#!{sys.executable}\n{Path(fake_ngrok.__file__).read_text()}")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    pem = certificate(tmp_path)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(RESOLVER)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(ROOT), str(ROOT / "tests")]))
+    monkeypatch.setenv("PYNGROK_NGROK_PATH", str(program))
+    monkeypatch.setenv("FAKE_NGROK_CERT", str(pem))
+    monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: real("127.0.0.1" if host == fake_ngrok.HOST else host, *a, **k),
+    )
+    return program
+
+
+def family(tmp_path: Path) -> list[psutil.Process]:
+    """Give every process, this one left out, that carries this test's tag in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            ours = process.environ().get(TAG) == str(tmp_path) and process.status() != psutil.STATUS_ZOMBIE
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if ours and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def wait_for_none(tmp_path: Path, seconds: float = 5) -> list[psutil.Process]:
+    """Wait at most so long for the test's processes to end; give those that did not."""
+    deadline = time.monotonic() + seconds
+    while (left := family(tmp_path)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def role(process: psutil.Process) -> str:
+    """Say what a process of ours is: guard, server, agent or kernel."""
+    line = " ".join(process.cmdline())
+    known = {"support.guard": "guard", "support.server": "server", "--config": "agent"}
+    return next((name for part, name in known.items() if part in line), "kernel")
