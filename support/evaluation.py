@@ -1,19 +1,23 @@
 """How good predictions are, and where to put the threshold between a tag and no tag."""
 
 import numpy as np
-from sklearn.metrics import precision_recall_curve, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
 
 def best_threshold(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Give the probability from which on a tag counts, so that F1 over all decisions is highest.
+    """Give the probability from which on a tag counts, so that the weighted F1 is highest.
 
     Both arrays are (N, classes). Take them from the validation split: the training split flatters the
     model, and the test split is for the end.
     """
-    precision, recall, thresholds = precision_recall_curve(targets.ravel(), probabilities.ravel())
-    # The last point of the curve has no threshold. Where precision and recall are both 0, so is F1.
-    total = precision[:-1] + recall[:-1]
-    f1 = np.divide(2 * precision[:-1] * recall[:-1], total, out=np.zeros_like(total), where=total > 0)
+    thresholds = np.unique(probabilities)
+    f1 = np.zeros(len(thresholds))
+    for target, probability in zip(targets.T, probabilities.T, strict=True):
+        positives = target.sum()
+        predicted = len(probability) - np.searchsorted(np.sort(probability), thresholds)
+        hits = positives - np.searchsorted(np.sort(probability[target > 0]), thresholds)
+        if positives:  # else its weight is 0, and its F1 may be 0/0
+            f1 += positives * 2 * hits / (positives + predicted)
     return float(thresholds[f1.argmax()])
 
 
