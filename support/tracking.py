@@ -233,7 +233,7 @@ def _stores_of(uri: str) -> Path | None:
 
 @contextmanager
 def _store_lock(uri: str) -> Iterator[None]:
-    """Let one process at a time change a SQLite store's schema or experiments; a server sees to that itself."""
+    """Let one process at a time change a SQLite store; a server sees to that by itself."""
     folder = _stores_of(uri)
     if folder is None:
         yield
