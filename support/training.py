@@ -8,7 +8,7 @@ import copy
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -42,10 +42,11 @@ class Params:
     seed: int = 1234
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filter_sizes", list(self.filter_sizes))
+        for f in fields(self):
+            object.__setattr__(self, f.name, _plain(getattr(self, f.name)))
         checks = {
             "char_level": ("True or False", lambda value: isinstance(value, bool)),
-            "filter_sizes": ("different whole numbers from 1", _are_widths),
+            "filter_sizes": ("a list of different whole numbers from 1", _are_widths),
             "dropout_p": (
                 "a number from 0 up to but not 1",
                 lambda value: _is_number(value) and 0 <= value < 1,
@@ -73,6 +74,13 @@ class Params:
         return cls(**values)
 
 
+def _plain(value: object) -> object:
+    """Give what JSON can hold: NumPy's numbers as Python's, a tuple or an array as a list."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_plain(v) for v in value] if isinstance(value, list | tuple | range) else value
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -81,8 +89,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or _is_int(value)
 
 
-def _are_widths(value: list) -> bool:
-    return bool(value) and all(_is_int(k) and k > 0 for k in value) and len(set(value)) == len(value)
+def _are_widths(value: object) -> bool:
+    if not isinstance(value, list) or not all(_is_int(k) and k > 0 for k in value):
+        return False
+    return 0 < len(set(value)) == len(value)
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class Trainer:
                 on_epoch(epoch, metrics)
             if not all(map(math.isfinite, metrics.values())):
                 raise FloatingPointError(
-                    f"The loss of epoch {epoch} is not a number. Try an lr below {lr:g}."
+                    f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}."
                 )
             self.scheduler.step(metrics["val_loss"])
             if metrics["val_loss"] < best:
@@ -241,13 +251,14 @@ def train_cnn(params: Params, splits: Splits, on_epoch: OnEpoch | None = None) -
     )
 
 
-def class_weights(tags: Iterator[list[str]], classes: list[str]) -> Tensor:
+def class_weights(tags: Iterable[list[str]], classes: list[str]) -> Tensor:
     """Weigh each tag by one over its count in the training split, scaled to a mean of 1: (num_classes,)."""
     counts = Counter(tag for row in tags for tag in row)
     missing = [name for name in classes if not counts[name]]
     if missing:
         raise DataError(
-            f"No example in the training split for: {', '.join(missing)}. Raise min_tag_count or bring more data."
+            f"No example in the training split for: {', '.join(missing)}. "
+            "Raise min_tag_count or bring more data."
         )
     weights = torch.tensor([1 / counts[name] for name in classes])
     return weights / weights.mean()
