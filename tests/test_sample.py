@@ -1,4 +1,4 @@
-"""The sample corpus that ships with support/ keeps its promises: large, natural, and with the lesson's tags."""
+"""The sample corpus that ships with support/ keeps its promises: large, natural, with the lesson's tags."""
 
 import json
 import re
