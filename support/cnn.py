@@ -70,7 +70,7 @@ class CNN(nn.Module):
 
     def _convolve(self, tokens: Tensor) -> Tensor:
         widest = max(self.filter_sizes)
-        padded = pad(tokens, int(lengths(tokens).amax()), widest)
+        padded = pad(tokens, max(lengths(tokens).tolist(), default=0), widest)
         embedded = self.embeddings(padded).transpose(1, 2)
         starts = [(widest - 1) // 2 - (k - 1) // 2 for k in self.filter_sizes]
         pooled = [conv(embedded[:, :, s:]).amax(2) for s, conv in zip(starts, self.conv, strict=True)]
