@@ -5,6 +5,7 @@ tagger.predict(["Transfer learning with BERT for self-supervised learning"])
 """
 
 import json
+import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,5 +58,12 @@ class Tagger:
         label_encoder = LabelEncoder.load(folder / "label_encoder.json")
         architecture = ("embedding_dim", "num_filters", "filter_sizes", "hidden_dim", "dropout_p")
         model = CNN(len(tokenizer), len(label_encoder), **{name: params[name] for name in architecture})
-        model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
+        with (folder / "model.pt").open("rb") as file:
+            try:
+                weights = torch.load(file, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+                raise pickle.UnpicklingError(
+                    f"{file.name} is damaged or holds more than weights, so it is not loaded. Train again."
+                ) from error
+        model.load_state_dict(weights)
         return cls(model.eval(), tokenizer, label_encoder, performance["threshold"])
