@@ -14,25 +14,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
 import pandas as pd
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from support import data, plots
-from support.stores import PROJECT_DIR
+from support.stores import PROJECT_DIR, SQLITE, database_of, plan_for_many_runs, store_lock
 from support.stores import stores_dir as resolve_stores_dir
 from support.tagger import Tagger
 from support.training import OnEpoch, Params, Trained, train_cnn
 
 EXPERIMENT = "baselines"
-SQLITE = "sqlite:///"
 
 
 class NoRunError(LookupError):
@@ -51,29 +48,29 @@ def connect(stores_dir: str | os.PathLike | None = None) -> str:
     mlflow.telemetry.set_telemetry_client()
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        folder = resolve_stores_dir(stores_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        uri = f"{SQLITE}{(folder / 'mlflow.db').as_posix()}"
+        uri = f"{SQLITE}{(resolve_stores_dir(stores_dir) / 'mlflow.db').as_posix()}"
     mlflow.set_tracking_uri(uri)
-    with _store_lock(uri):
+    with store_lock(uri):
         # A new database announces each table that it makes.
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         MlflowClient().search_experiments(max_results=1)
+        if database := database_of(uri):
+            plan_for_many_runs(database)
     return uri
 
 
 def set_experiment(name: str = EXPERIMENT) -> str:
     """Make the experiment the current one, create it if need be, and give its id."""
     uri = mlflow.get_tracking_uri()
-    with _store_lock(uri):
+    with store_lock(uri):
         experiment = mlflow.get_experiment_by_name(name)
         if experiment is None:
             # Without a location of its own, artifacts would land in the folder that one happens to be in.
-            local = _stores_of(uri)
+            database = database_of(uri)
             mlflow.create_experiment(
                 name,
-                artifact_location=(local / "artifacts").as_uri() if local else None,
+                artifact_location=(database.parent / "artifacts").as_uri() if database else None,
                 tags={"mlflow.experimentKind": "custom_model_development"},  # the UI's training view
             )
     return mlflow.set_experiment(name).experiment_id
@@ -224,22 +221,6 @@ def _search(experiment: str, metric: str, max_results: int) -> list[Run]:
             f"Run notebook 01_tracked_training first."
         )
     return runs
-
-
-def _stores_of(uri: str) -> Path | None:
-    """Give the folder of a SQLite store, or None for a server."""
-    return Path(uri.removeprefix(SQLITE)).parent if uri.startswith(SQLITE) else None
-
-
-@contextmanager
-def _store_lock(uri: str) -> Iterator[None]:
-    """Let one process at a time change a SQLite store; a server sees to that by itself."""
-    folder = _stores_of(uri)
-    if folder is None:
-        yield
-        return
-    with FileLock(folder / "mlflow.db.lock"):
-        yield
 
 
 def _git_commit() -> str | None:
