@@ -6,7 +6,6 @@ python tools/notebooks.py refresh   stamp the project's address, execute in a st
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 import time
@@ -57,6 +56,7 @@ def execute(notebook: NotebookNode) -> None:
         notebook,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
+        coalesce_streams=True,  # one output a stream, and of a progress bar its last state
         resources={"metadata": {"path": str(ROOT / "notebooks")}},
         config=Config({"KernelManager": {"transport_encryption": "auto"}}),
     )
@@ -64,16 +64,13 @@ def execute(notebook: NotebookNode) -> None:
 
 
 def tidy(notebook: NotebookNode) -> None:
-    """Keep of the outputs what a reader wants: the last state of a progress bar, no times, no widgets."""
+    """Keep what a reader wants and what stays the same: no times, no widgets' state, plain cell ids."""
     notebook.metadata.pop("widgets", None)
     version = notebook.metadata.language_info.get("version")
     notebook.metadata.language_info = {"name": "python", **({"version": version} if version else {})}
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number:02d}"
         cell.metadata.pop("execution", None)
-        for output in cell.get("outputs", []):
-            if output.output_type == "stream":
-                output.text = re.sub(r"[^\n]*\r(?=[^\n])", "", output.text)
 
 
 def run() -> int:
