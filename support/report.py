@@ -70,6 +70,7 @@ def write(experiment: str = tracking.EXPERIMENT, stores_dir=None) -> Path:
         ]
     parts += [f"<h2>The best run: {html.escape(best.info.run_name)}</h2>", *figures(best)]
     folder = resolve_stores_dir(stores_dir)
+    folder.mkdir(parents=True, exist_ok=True)  # with a team's server there may be none
     path = folder / f"report-{re.sub(r'[^A-Za-z0-9_-]+', '-', experiment)}.html"
     path.write_text(page(experiment, parts), encoding="utf-8")
     return path
