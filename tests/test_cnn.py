@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from support import cnn
 from support.cnn import CNN, LOOKUP_VOCAB_SIZE
-from support.lookup import conv_max
+from support.lookup import conv_max, fold
 from support.training import Params, train_cnn
 
 SIZES = {"vocab_size": 39, "num_classes": 7, "embedding_dim": 16, "num_filters": 12, "hidden_dim": 10}
@@ -124,7 +124,9 @@ def test_gradcheck():
     embeddings = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     weights = [torch.randn(2, 3, k, dtype=torch.float64, requires_grad=True) for k in (1, 2, 5)]
     tokens = make_tokens([9, 4, 0, 1, 7, 2, 3, 5, 6], vocab_size=6)
-    assert torch.autograd.gradcheck(lambda e, *w: conv_max(tokens, e, w), (embeddings, *weights))
+    assert torch.autograd.gradcheck(
+        lambda e, *w: conv_max(tokens, fold(e, w), [1, 2, 5]), (embeddings, *weights)
+    )
 
 
 def test_state_dict_has_the_lessons_keys_and_shapes():
@@ -212,6 +214,55 @@ def train_steps(model: CNN, fused: bool, steps: int = 5) -> dict[str, Tensor]:
     for parameter, state in optimizer.state.items():
         assert state["exp_avg"].stride() == state["exp_avg_sq"].stride() == parameter.stride()
     return model.state_dict()
+
+
+def unfreeze_and_train(model: CNN, fused: bool) -> None:
+    train_steps(model.requires_grad_(True), fused, steps=1)  # fused Adam counts no version up
+    model.requires_grad_(False)
+
+
+def replace_data(model: CNN) -> None:
+    model.conv[3].weight.data = model.conv[3].weight.data * 0.5
+
+
+CHANGES = {
+    "a training step": lambda model: unfreeze_and_train(model, fused=True),
+    "a training step of plain Adam": lambda model: unfreeze_and_train(model, fused=False),
+    "other weights": lambda model: model.load_state_dict(CNN(**SIZES).state_dict()),
+    "new values": lambda model: nn.init.normal_(model.embeddings.weight),
+    "a change in place": lambda model: model.conv[3].weight.mul_(0.5),
+    "a new memory": replace_data,
+    "float64": lambda model: model.double(),
+    "nothing": lambda model: None,
+}
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_table_outlives_its_weights(change, mode, frozen):
+    ours, plain = make_pair()
+    ours.requires_grad_(not frozen)
+    tokens = make_tokens()
+    with mode():
+        ours(tokens)
+    assert (ours._kept is not None) == frozen
+    with torch.no_grad() if "step" not in change else torch.enable_grad():
+        CHANGES[change](ours)
+    plain = plain.to(ours.fc1.weight.dtype)
+    plain.load_state_dict(ours.state_dict())
+    with mode():
+        torch.testing.assert_close(ours(tokens), plain(tokens), atol=1e-5, rtol=0)
+    assert_same(copy.deepcopy(ours).requires_grad_(True), plain, tokens)  # gradients still flow
+    assert set(ours.state_dict()) == set(plain.state_dict())
+
+
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        ours, plain = make_pair()
+        ours.requires_grad_(False)
+        tokens = make_tokens()
+        torch.testing.assert_close(ours(tokens), plain(tokens), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("uses_lookup", [True, False])
