@@ -55,7 +55,7 @@ def main() -> None:
     print("training, the lesson's way and ours in turns", flush=True)
     results["training"], lesson, trained = measures.training(params, splits)
     print(f"  {json.dumps(results['training'])}", flush=True)
-    measure("tagging", lambda: measures.tagging(lesson, trained.tagger, list(projects.text)))
+    measure("tagging", lambda: measures.tagging(lesson, trained, list(projects.text)))
     measure("tracking", lambda: measures.tracking_share(params, splits))
     measure("memory", measures.memory)
     measure("scaling", lambda: measures.scaling(params, splits))
