@@ -46,10 +46,12 @@ def connect(stores_dir: str | os.PathLike | None = None) -> str:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.telemetry.set_telemetry_client()
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        uri = f"{SQLITE}{(resolve_stores_dir(stores_dir) / 'mlflow.db').as_posix()}"
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = given or f"{SQLITE}{(resolve_stores_dir(stores_dir) / 'mlflow.db').as_posix()}"
     mlflow.set_tracking_uri(uri)
+    if not given:
+        # MLflow writes it there too, where the next call would take it for the user's own choice.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
     with store_lock(uri):
         # A new database announces each table that it makes.
         for name in ("mlflow.store.db.utils", "alembic"):
