@@ -66,4 +66,4 @@ class Tagger:
                     f"{file.name} is damaged or holds more than weights, so it is not loaded. Train again."
                 ) from error
         model.load_state_dict(weights)
-        return cls(model.eval(), tokenizer, label_encoder, performance["threshold"])
+        return cls(model.eval().requires_grad_(False), tokenizer, label_encoder, performance["threshold"])
