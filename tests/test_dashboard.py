@@ -140,6 +140,15 @@ def test_two_opens_at_once_give_one_dashboard(stores, tmp_path):  # noqa: F811
     assert not wait_for_none(tmp_path)
 
 
+def test_one_that_is_about_to_end_is_not_adopted(stores, tmp_path, capsys):  # noqa: F811
+    board = dashboard.open()
+    contact.ask(board._state, "release", pid=os.getpid())
+    with dashboard.open() as again:
+        assert again._state["pid"] != board._state["pid"] and again.url == board.url
+        again.check()
+    assert "cannot be used" not in capsys.readouterr().out
+
+
 def test_auto_close(stores, tmp_path):  # noqa: F811
     board = dashboard.open(auto_close=1)
     assert not wait_for_none(tmp_path, 6)
