@@ -163,10 +163,19 @@ class Guard:
                 self.stopping.set()
             return len(self.owners)
 
+    def server_died(self) -> bool:
+        """Tell whether the server has ended by itself. One that a request ends just now has not."""
+        if not self.one_at_a_time.acquire(blocking=False):
+            return False
+        try:
+            return bool(self.hosts) and self.server.poll() is not None
+        finally:
+            self.one_at_a_time.release()
+
     def watch(self) -> None:
         """Run until there is a reason to stop, then leave nothing."""
         while self.count() and not self.stopping.wait(TICK):
-            if self.hosts and self.server.poll() is not None:
+            if self.server_died():
                 break
         self.stopping.set()
         if (state := read_state(self.folder)) and state["pid"] == os.getpid():
