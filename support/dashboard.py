@@ -155,20 +155,22 @@ def open(
     folder = resolve_stores_dir(stores_dir) / "dashboard"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock", timeout=120):  # two notebooks that open at once get one dashboard
-        state, status = find_or_start(folder, uri, auto_close, port)
+        owner = {"pid": os.getpid(), "started": psutil.Process().create_time()}
+        state, status = find_or_start(folder, uri, owner, port)
         try:
-            return announce(choose_view(state, status, experiment, token, login, share))
+            board = choose_view(state, status, experiment, token, login, share)
+            contact.ask(state, "claim", **owner, seconds=auto_close)  # whose time starts now
+            return announce(board)
         except BaseException:  # an interrupt too: leave nothing half open
             contact.ask(state, "release", pid=os.getpid())
             raise
 
 
-def find_or_start(folder: Path, uri: str, auto_close: float | None, port: int | None) -> tuple[dict, dict]:
+def find_or_start(folder: Path, uri: str, owner: dict, port: int | None) -> tuple[dict, dict]:
     """Give the state and status of this store's guard: the one that runs and proves itself, or a new one."""
-    owner = {"pid": os.getpid(), "started": psutil.Process().create_time(), "seconds": auto_close}
     if state := contact.read_state(folder):
         try:
-            status = contact.ask(state, "status")
+            status = contact.ask(state, "status", timeout=10)
             if status["store"] == uri and port in (None, urlsplit(status["url"]).port):
                 contact.ask(state, "claim", **owner)
                 return state, status

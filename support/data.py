@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import string
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -38,18 +37,9 @@ LESSON_SHA256 = {
 }
 SAMPLE_DIR = Path(__file__).parent / "sample"
 # The lesson leaves these out: they fit nearly every project, so they tell nothing.
-TOO_BROAD = {
-    "machine-learning",
-    "deep-learning",
-    "data-science",
-    "neural-networks",
-    "python",
-    "r",
-    "visualization",
-}
+TOO_BROAD = {"machine-learning", "deep-learning", "data-science", "neural-networks"}
+TOO_BROAD |= {"python", "r", "visualization"}
 OFFLINE_AFTER = 12  # seconds until a silent network counts as none
-STOP_WORDS = re.compile(r"\b(" + "|".join(sorted(ENGLISH_STOP_WORDS)) + r")\b\s*")
-PUNCTUATION = re.compile(f"([{re.escape(string.punctuation)}])")
 
 
 class DataError(ValueError):
@@ -141,10 +131,12 @@ def about(df: pd.DataFrame) -> str:
 
 
 def clean(text: str) -> str:
-    """Lower case, no English stop words, only a-z and 0-9, single spaces (the lesson's cleaning)."""
-    text = STOP_WORDS.sub("", text.lower())
-    text = PUNCTUATION.sub(r" \1 ", text)
-    return re.sub("[^a-z0-9]+", " ", text).strip()
+    """Lower case, no English stop words, only a-z and 0-9, single spaces (the lesson's cleaning).
+
+    Stop words go last, so that a clean text stays as it is; the lesson's corpus comes out the same.
+    """
+    words = re.findall("[a-z0-9]+", text.lower())
+    return " ".join(word for word in words if word not in ENGLISH_STOP_WORDS)
 
 
 def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
@@ -152,13 +144,18 @@ def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
 
     Source: Sechidis et al. (2011), "On the stratification of multi-label data".
     """
+    if len(set(df.tags.explode())) < 2:
+        raise DataError("Fewer than two tags leave nothing to learn: lower min_tag_count or bring more data.")
+    too_few = f"{len(df)} projects are too few to split in three: bring more data."
     if len(df) < 10:
-        raise DataError(f"{len(df)} projects are too few to split in three: bring at least 10.")
+        raise DataError(too_few)
     labels = MultiLabelBinarizer().fit_transform(df.tags)
     rows = np.arange(len(df))
     train, rest = _stratify(rows, labels, 0.3, seed)
     val, test = _stratify(rest, labels[rest], 0.5, seed)
     parts = [df.iloc[sorted(part)].reset_index(drop=True) for part in (train, val, test)]
+    if not all(map(len, parts)):
+        raise DataError(too_few)
     facts = {name: df.attrs.get(name, "") for name in ("source", "source_digest")}
     return Splits(*parts, corpus=df.attrs.get("corpus", "unnamed"), seed=seed, **facts)
 
@@ -172,11 +169,17 @@ def _stratify(rows: np.ndarray, labels: np.ndarray, size: float, seed: int) -> t
 def _lesson_dir() -> Path:
     """Give the folder of the lesson's files, fetched if need be, or the sample's without a network."""
     folder = stores_dir() / "data"
-    if not all((folder / name).exists() for name in LESSON_SHA256):
-        if reason := _unreachable(LESSON_URL + "tags.json"):
-            print(f"The lesson's corpus is out of reach ({reason}), so the sample corpus stands in.")
-            return SAMPLE_DIR
-    for name, sha256 in LESSON_SHA256.items():
+    wanted = {name: sha256 for name, sha256 in LESSON_SHA256.items() if _sha256(folder / name) != sha256}
+    if wanted and (reason := _unreachable(LESSON_URL + "tags.json")):
+        if damaged := [str(folder / name) for name in wanted if (folder / name).exists()]:
+            raise DataError(
+                f"{' and '.join(damaged)}: damaged, and no new copy can be fetched ({reason}). Delete the "
+                f"file to use the sample corpus, or run this again with a network to use the lesson's."
+            )
+        print(f"The lesson's corpus is out of reach ({reason}), so the sample corpus stands in.")
+        return SAMPLE_DIR
+    pooch.get_logger().setLevel("WARNING")  # its notes show this machine's paths in the notebook
+    for name, sha256 in wanted.items():
         try:
             pooch.retrieve(
                 LESSON_URL + name,
@@ -203,7 +206,8 @@ def _unreachable(url: str) -> str | None:
             requests.head(url, timeout=OFFLINE_AFTER / 2, allow_redirects=True).raise_for_status()
             answer.append(None)
         except requests.RequestException as error:
-            answer.append(type(error).__name__)
+            status = f"status {error.response.status_code}" if error.response is not None else None
+            answer.append(status or type(error).__name__)
 
     # A thread, since no timeout of requests covers the name look-up.
     thread = threading.Thread(target=ask, daemon=True)
@@ -213,30 +217,42 @@ def _unreachable(url: str) -> str | None:
 
 
 def _read(path: Path, **fields: type) -> list[dict]:
-    """Read a JSON list of objects that all have `fields` of the given types."""
+    """Read a JSON list of objects that all have `fields` of the given types; a list is one of str."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        entries = json.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # with or without the mark some editors add
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path} is missing. The folder must hold projects.json and tags.json; "
             f"correct LESSON_DATA_DIR (or the argument), or leave it out to use the lesson's corpus."
         ) from None
     except ValueError as error:
-        raise DataError(f"{path} is not valid JSON ({error}). Fetch or write the file again.") from error
+        raise DataError(
+            f"{path} is not valid JSON in UTF-8 ({error}). Fetch or write the file again."
+        ) from error
     if not isinstance(entries, list):
         raise DataError(f"{path} must hold a list of objects. It holds a {type(entries).__name__}.")
     for number, entry in enumerate(entries):
         for field, kind in fields.items():
-            if not isinstance(entry, dict) or not isinstance(entry.get(field), kind):
+            value = entry.get(field) if isinstance(entry, dict) else None
+            if not isinstance(value, kind) or (kind is list and not all(isinstance(v, str) for v in value)):
+                wanted = "list of str" if kind is list else kind.__name__
                 raise DataError(
-                    f"{path}: entry {number} has no field {field!r} of type {kind.__name__}. Add it: each entry "
-                    f"needs {', '.join(fields)}."
+                    f"{path}: entry {number} has no field {field!r} of type {wanted}. Correct the entry: "
+                    f"each needs {', '.join(fields)}."
                 )
     return entries
 
 
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
 def _corpus_name(folder: Path) -> str:
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in LESSON_SHA256}
-    if digests == LESSON_SHA256:
+    if all(_sha256(folder / name) == sha256 for name, sha256 in LESSON_SHA256.items()):
         return "lesson"
-    return "sample" if folder == SAMPLE_DIR else folder.resolve().name
+    name = folder.resolve().name
+    if folder.resolve() == SAMPLE_DIR.resolve():
+        return "sample"
+    return f"own {name}" if name in ("lesson", "sample") else name

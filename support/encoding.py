@@ -31,8 +31,9 @@ class Tokenizer:
     @classmethod
     def fit(cls, texts: Iterable[str], char_level: bool = True) -> "Tokenizer":
         """Number the tokens of `texts` in sorted order, so that the order of the texts does not matter."""
-        tokens = sorted({token for text in texts for token in (text if char_level else text.split())})
-        return cls(char_level, {token: index for index, token in enumerate([PAD, UNKNOWN, *tokens])})
+        tokens = {token for text in texts for token in (text if char_level else text.split())}
+        names = [PAD, UNKNOWN, *sorted(tokens - {PAD, UNKNOWN})]
+        return cls(char_level, {token: index for index, token in enumerate(names)})
 
     def __len__(self) -> int:
         return len(self.token_to_index)
@@ -48,7 +49,7 @@ class Tokenizer:
 
     def decode(self, tokens: Tensor) -> list[str]:
         """Give the texts back; unknown tokens read <UNK>."""
-        names = list(self.token_to_index)
+        names = {index: token for token, index in self.token_to_index.items()}
         joint = "" if self.char_level else " "
         return [joint.join(names[index] for index in row if index) for row in tokens.tolist()]
 

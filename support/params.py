@@ -3,6 +3,8 @@
 import math
 from dataclasses import asdict, dataclass, field, fields
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Params:
@@ -21,10 +23,11 @@ class Params:
     seed: int = 1234
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filter_sizes", list(self.filter_sizes))
+        for f in fields(self):
+            object.__setattr__(self, f.name, _plain(getattr(self, f.name)))
         checks = {
             "char_level": ("True or False", lambda value: isinstance(value, bool)),
-            "filter_sizes": ("different whole numbers from 1", _are_widths),
+            "filter_sizes": ("a list of different whole numbers from 1", _are_widths),
             "dropout_p": (
                 "a number from 0 up to but not 1",
                 lambda value: _is_number(value) and 0 <= value < 1,
@@ -52,6 +55,13 @@ class Params:
         return cls(**values)
 
 
+def _plain(value: object) -> object:
+    """Give what JSON can hold: NumPy's numbers as Python's, a tuple or an array as a list."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return [_plain(v) for v in value] if isinstance(value, list | tuple | range) else value
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -60,5 +70,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, float) or _is_int(value)
 
 
-def _are_widths(value: list) -> bool:
-    return bool(value) and all(_is_int(k) and k > 0 for k in value) and len(set(value)) == len(value)
+def _are_widths(value: object) -> bool:
+    if not isinstance(value, list) or not all(_is_int(k) and k > 0 for k in value):
+        return False
+    return 0 < len(set(value)) == len(value)

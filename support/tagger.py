@@ -4,7 +4,7 @@ tagger = Tagger.load(folder)
 tagger.predict(["Transfer learning with BERT for self-supervised learning"])
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,14 @@ class Tagger:
     label_encoder: LabelEncoder
     threshold: float
 
-    def predict(self, texts: Sequence[str]) -> list[list[str]]:
+    def predict(self, texts: Iterable[str]) -> list[list[str]]:
         """Give each text's tags; a text that fits none gets an empty list."""
         return self.label_encoder.decode(self.predict_proba(texts) >= self.threshold)
 
-    def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
-        """Give the probability of each tag: float32 (N, num_classes), in the order of label_encoder.classes."""
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+    def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
+        """Give the probability of each tag of label_encoder.classes: float32 (N, num_classes)."""
+        texts = None if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
+        if texts is None or not all(isinstance(text, str) for text in texts):
             raise TypeError('Give a list of texts, such as ["a text"].')
         cleaned = [clean(text) for text in texts]
         device = self.model.fc2.weight.device
@@ -50,7 +51,7 @@ class Tagger:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tagger":
-        """Load the five artifacts of a run from a folder. Nothing else is needed, and nothing is unpickled."""
+        """Load a run's five artifacts from a folder: nothing else is needed, nothing is unpickled."""
         folder = Path(folder)
         params = read_json(folder / "params.json", Params.from_dict)
         threshold = read_json(folder / "performance.json", _threshold)

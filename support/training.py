@@ -8,7 +8,7 @@ import copy
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -136,7 +136,7 @@ class Trainer:
                 on_epoch(epoch, metrics)
             if not finite:
                 raise FloatingPointError(
-                    f"The loss of epoch {epoch} is not a number. Try an lr below {lr:g}."
+                    f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}."
                 )
         self.model.load_state_dict(self.best_weights)
         return self.history
@@ -265,13 +265,14 @@ def warm_start(model: CNN, tokenizer: Tokenizer, label_encoder: LabelEncoder, ta
             weights.copy_(learned[name])
 
 
-def class_weights(tags: Iterator[list[str]], classes: list[str]) -> Tensor:
+def class_weights(tags: Iterable[list[str]], classes: list[str]) -> Tensor:
     """Weigh each tag by one over its count in the training split, scaled to a mean of 1: (num_classes,)."""
     counts = Counter(tag for row in tags for tag in row)
     missing = [name for name in classes if not counts[name]]
     if missing:
         raise DataError(
-            f"No example in the training split for: {', '.join(missing)}. Raise min_tag_count or bring more data."
+            f"No example in the training split for: {', '.join(missing)}. "
+            "Raise min_tag_count or bring more data."
         )
     weights = torch.tensor([1 / counts[name] for name in classes])
     return weights / weights.mean()

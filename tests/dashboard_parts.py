@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import fake_ngrok
-import matplotlib
 import mlflow
 import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from matplotlib.figure import Figure
 from mlflow.entities import Metric
 
 from support import tracking
@@ -72,7 +72,7 @@ def make_runs(stores: Path, runs: int = 3, epochs: int = 5) -> list[str]:
                 }
             )
             mlflow.log_dict({"overall": {"f1": 0.55 + number / 100}}, "performance.json")
-            figure = matplotlib.figure.Figure(figsize=(4, 3))
+            figure = Figure(figsize=(4, 3))
             figure.subplots().plot([1, 2, 3], [3, 1, 2])
             mlflow.log_figure(figure, "plots/learning_curves.png")
             ids.append(run.info.run_id)
