@@ -112,7 +112,7 @@ class LabelEncoder:
 
 def _numbered(index: object) -> dict[str, int]:
     """Give a mapping of names to 0, 1, 2 and so on, in that order. Raises ValueError for anything else."""
-    need(isinstance(index, dict), "it must map names to numbers")
+    need(isinstance(index, dict) and len(index) > 0, "it must map names to numbers")
     numbers = [number for number in index.values() if type(number) is int]
     need(sorted(numbers) == list(range(len(index))), "the numbers must be 0, 1, 2 and so on")
     return dict(sorted(index.items(), key=lambda item: item[1]))

@@ -48,8 +48,10 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ArtifactError(f"{path.name} is damaged: {error!r}.") from error
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ArtifactError(f"{path.name} holds no weights by name.")
-    found = {name: (tuple(weight.shape), weight.dtype) for name, weight in weights.items()}
-    wanted = {name: (tuple(weight.shape), weight.dtype) for name, weight in expected.items()}
+    found, wanted = (
+        {name: (tuple(weight.shape), weight.dtype, weight.layout) for name, weight in each.items()}
+        for each in (weights, expected)
+    )
     if found != wanted:
         names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
         raise ArtifactError(

@@ -5,7 +5,7 @@ tagger.predict(["Transfer learning with BERT for self-supervised learning"])
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ class Tagger:
     def load(cls, folder: str | Path) -> "Tagger":
         """Load a run's five artifacts from a folder: nothing else is needed, nothing is unpickled."""
         folder = Path(folder)
-        params = read_json(folder / "params.json", Params.from_dict)
+        params = read_json(folder / "params.json", _params)
         threshold = read_json(folder / "performance.json", _threshold)
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         label_encoder = LabelEncoder.load(folder / "label_encoder.json")
@@ -65,6 +65,12 @@ class Tagger:
         model = CNN(len(tokenizer), len(label_encoder), **sizes)
         model.load_state_dict(weights)
         return cls(model.eval(), tokenizer, label_encoder, threshold)
+
+
+def _params(values: dict) -> Params:
+    missing = [f.name for f in fields(Params) if f.name not in values]
+    need(not missing, f"missing: {', '.join(missing)}")
+    return Params.from_dict(values)
 
 
 def _threshold(performance: dict) -> float:
