@@ -15,13 +15,14 @@ from mlflow.tracking._tracking_service import utils as tracking_service
 
 from support.stores import SQLITE, sqlite_folder
 
-LOCATIONS = {
-    "experiments": "artifact_location",
-    "runs": "artifact_uri",
-    "logged_models": "artifact_location",
-    "model_versions": "source",
-    "trace_tags": "value",
-}
+LOCATIONS = [
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("trace_tags", "value"),
+]
 HOME = "artifacts/0"
 
 
@@ -47,7 +48,7 @@ def repair(uri: str) -> bool:
             return False
         before = home[0].removesuffix(f"/{HOME}")
         for old, new in ((before, now), (_path(before), str(folder))):
-            for table, column in LOCATIONS.items():
+            for table, column in LOCATIONS:
                 database.execute(
                     f"UPDATE {table} SET {column} = :new || substr({column}, :size) "
                     f"WHERE substr({column}, 1, :size) = :old || '/'",

@@ -51,7 +51,9 @@ def connect(stores_dir: str | os.PathLike | None = None) -> str:
         folder = resolve_stores_dir(stores_dir)
         folder.mkdir(parents=True, exist_ok=True)
         uri = f"{SQLITE}{(folder / 'mlflow.db').as_posix()}"
-    mlflow.set_tracking_uri(uri)
+        mlflow.set_tracking_uri(uri)
+        # MLflow has set it for child processes. The next call here would take it for a server's.
+        del os.environ["MLFLOW_TRACKING_URI"]
     # A new database announces each table that it makes.
     for name in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -11,6 +11,7 @@ import mlflow.store.tracking.sqlalchemy_store  # else each process imports it an
 import sqlalchemy
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
 
 from support import checkpoint, lineage, provenance, tracking
 from support.data import SAMPLE_DIR, Splits, load_projects, split
@@ -39,11 +40,11 @@ def resume(stores: str, run_id: str, named: bool = False, moment: str | None = N
 def log_runs(stores: str, count: int) -> None:
     """Open a store that may not exist yet, and log so many small runs."""
     _begin(stores, None)
-    tracking.set_experiment("many")
+    client, experiment = MlflowClient(), tracking.set_experiment("many")
     for number in range(count):
-        with mlflow.start_run(run_name=f"{os.getpid()}-{number}"):
-            mlflow.log_params({"number": number})
-            mlflow.log_metrics({"loss": 1.0}, step=1)
+        run_id = client.create_run(experiment, run_name=f"{os.getpid()}-{number}").info.run_id
+        client.log_batch(run_id, [Metric("loss", 1.0, 0, 1)], [Param("number", str(number))])
+        client.set_terminated(run_id)
 
 
 def wait_in_run(stores: str) -> None:
