@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from support.lookup import PAD, conv_max, lengths, pad
+from support.lookup import PAD, conv_max, fold, lengths, pad
 
 # On the CPU, look-up beats convolution up to about this many tokens: see benchmarks/.
 LOOKUP_VOCAB_SIZE = 512
@@ -46,6 +46,7 @@ class CNN(nn.Module):
         self.dropout = nn.Dropout(dropout_p)
         self.fc1 = nn.Linear(num_filters * len(self.filter_sizes), hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, num_classes)
+        self._kept: tuple[list, Tensor] | None = None  # see _table
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Turn tokens, int64 (N, L), padded at the end with 0, into logits (N, num_classes).
@@ -63,14 +64,27 @@ class CNN(nn.Module):
         return table.device.type == "cpu" and len(table) <= LOOKUP_VOCAB_SIZE
 
     def _lookup(self, tokens: Tensor) -> Tensor:
-        # All rows of the embedding, by nn.Embedding's forward so that the padding's row gets no gradient.
-        embeddings = self.embeddings(torch.arange(self.embeddings.num_embeddings))
         bias = torch.cat([conv.bias for conv in self.conv])
-        return conv_max(tokens, embeddings, [conv.weight for conv in self.conv]) + bias
+        return conv_max(tokens, self._table(), self.filter_sizes) + bias
+
+    def _table(self) -> Tensor:
+        """Give the look-up table. While no weight asks for a gradient, it is made once and kept."""
+        convs = [conv.weight for conv in self.conv]
+        weights = [self.embeddings.weight, *convs]
+        if any(weight.requires_grad or weight.is_inference() for weight in weights):
+            self._kept = None  # an optimiser may change the weights at any time
+            # All rows of the embedding, by nn.Embedding's forward: the padding's row gets no gradient.
+            return fold(self.embeddings(torch.arange(self.embeddings.num_embeddings)), convs)
+        # A change in place, such as load_state_dict, counts the version up; any other moves the weight.
+        state = [(weight.data_ptr(), weight._version) for weight in weights]
+        if self._kept is None or self._kept[0] != state:
+            with torch.inference_mode(False):
+                self._kept = state, fold(self.embeddings.weight, convs)
+        return self._kept[1]
 
     def _convolve(self, tokens: Tensor) -> Tensor:
         widest = max(self.filter_sizes)
-        padded = pad(tokens, int(lengths(tokens).amax()), widest)
+        padded = pad(tokens, max(lengths(tokens).tolist(), default=0), widest)
         embedded = self.embeddings(padded).transpose(1, 2)
         starts = [(widest - 1) // 2 - (k - 1) // 2 for k in self.filter_sizes]
         pooled = [conv(embedded[:, :, s:]).amax(2) for s, conv in zip(starts, self.conv, strict=True)]

@@ -7,6 +7,7 @@ One dashboard serves all notebooks on the same stores folder. It lives as long a
 opened it, and no longer than they asked. `support.guard` sees to that.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -56,18 +57,20 @@ class Dashboard:
         if experiment is None:
             return {"all experiments": f"{self.url}/#/experiments"}
         page = f"{self.url}/#/experiments/{experiment.experiment_id}/runs"
-        links = {"runs, best F1 first": f"{page}?orderByKey={quote('metrics.`f1`')}&orderByAsc=false"}
+        training = "workflowType=machine_learning"  # else the page shows what is for language model apps
+        by_f1 = f"orderByKey={quote('metrics.`f1`')}&orderByAsc=false"
+        links = {"runs, best F1 first": f"{page}?{training}&{by_f1}"}
         top = MlflowClient().search_runs(
             [experiment.experiment_id], "metrics.f1 >= 0", order_by=["metrics.f1 DESC"], max_results=3
         )
         if top:
             best = f"{page}/{top[0].info.run_id}"
-            links |= {"the best run's charts": f"{best}/model-metrics"}
-            links |= {"the best run's artifacts": f"{best}/artifacts"}
+            links["the best run's charts"] = f"{best}/model-metrics?{training}"
+            links["the best run's artifacts"] = f"{best}/artifacts?{training}"
         if len(top) > 1:
-            ids = ",".join(f'"{run.info.run_id}"' for run in top)
-            which = f'runs=[{ids}]&experiments=["{experiment.experiment_id}"]'
-            links["the top runs compared"] = f"{self.url}/#/compare-runs?{quote(which, safe='=&')}"
+            runs = quote(json.dumps([run.info.run_id for run in top]))
+            which = f"runs={runs}&experiments={quote(json.dumps([experiment.experiment_id]))}"
+            links["the top runs compared"] = f"{self.url}/#/compare-runs?{which}&{training}"
         return links
 
     def show_credentials(self) -> None:

@@ -42,23 +42,26 @@ def pad(tokens: Tensor, longest: int, widest: int) -> Tensor:
     return F.pad(tokens[:, :longest], ((widest - 1) // 2, widest), value=PAD)
 
 
-def conv_max(tokens: Tensor, embeddings: Tensor, weights: Sequence[Tensor]) -> Tensor:
+def fold(embeddings: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Fold the embedding into the filters: the table (vocab_size, sum of all k, num_filters).
+
+    embeddings: (vocab_size, embedding_dim). weights: one (num_filters, embedding_dim, k) a width k, as
+    nn.Conv1d holds them.
+    """
+    columns = [embeddings @ weight.permute(1, 2, 0).flatten(1) for weight in weights]
+    return torch.cat(columns, 1).unflatten(1, (-1, len(weights[0])))
+
+
+def conv_max(tokens: Tensor, table: Tensor, widths: Sequence[int]) -> Tensor:
     """Embed, convolve without bias and take the maximum over time, for several filter widths at once.
 
-    tokens: int64 (N, L), padded at the end with 0. embeddings: (vocab_size, embedding_dim).
-    weights: one (num_filters, embedding_dim, k) a width k, as nn.Conv1d holds them.
+    tokens: int64 (N, L), padded at the end with 0. table: what `fold` gives. widths: the k of each weight.
     Gives (N, widths * num_filters).
     """
-    widths = [weight.shape[2] for weight in weights]
-    columns = [
-        (embeddings @ weight.permute(1, 2, 0).flatten(1)).unflatten(1, (k, -1))
-        for k, weight in zip(widths, weights, strict=True)
-    ]
     # Texts of like length share a piece, so that little of it is padding. The longest come first: their
     # piece takes the memory that all the others then use again.
     order = lengths(tokens).argsort(descending=True)
-    best = LookupMax.apply(tokens[order], torch.cat(columns, 1), widths)
-    return best[order.argsort()]
+    return LookupMax.apply(tokens[order], table, list(widths))[order.argsort()]
 
 
 class LookupMax(torch.autograd.Function):
@@ -78,7 +81,8 @@ class LookupMax(torch.autograd.Function):
 
         longest = lengths(tokens).tolist()
         padded = pad(tokens, max(longest, default=0), widest).int()
-        best, winners = [], []
+        best = table.new_empty(len(tokens), len(widths) * num_filters)
+        winners = torch.empty(len(tokens), len(widths), num_filters, dtype=torch.int64)
         for start in range(0, len(tokens), TEXTS_A_PIECE):
             piece = padded[start : start + TEXTS_A_PIECE]
             windows = longest[start] + (widest - 1) // 2 + 1
@@ -90,11 +94,11 @@ class LookupMax(torch.autograd.Function):
             # positions takes all filters at once: six times faster than sums.max(1).
             picture = sums.view(len(piece), windows, -1).transpose(1, 2).unsqueeze(2)
             values, positions = F.max_pool2d(picture, (1, windows), return_indices=True)
-            best.append(values.flatten(1))
-            winners.append(positions.view(len(piece), len(widths), num_filters))
-        ctx.save_for_backward(padded, torch.cat(winners), reads, width_of)
+            best[start : start + TEXTS_A_PIECE] = values.flatten(1)
+            winners[start : start + TEXTS_A_PIECE] = positions.view(len(piece), len(widths), num_filters)
+        ctx.save_for_backward(padded, winners, reads, width_of)
         ctx.table_shape = table.shape
-        return torch.cat(best)
+        return best
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:

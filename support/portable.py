@@ -13,8 +13,6 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow.tracking._tracking_service import utils as tracking_service
 
-from support.stores import SQLITE, sqlite_folder
-
 LOCATIONS = [
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
@@ -26,30 +24,28 @@ LOCATIONS = [
 HOME = "artifacts/0"
 
 
-def repair(uri: str) -> bool:
+def repair(database: Path) -> bool:
     """Make all locations in a SQLite store follow its folder; tell whether any had to. Needs its lock.
 
     Only what lay in the folder follows it: an experiment that keeps its files elsewhere goes on doing so.
     """
-    folder = sqlite_folder(uri)
-    if folder is None:
-        return False
+    folder = database.parent
     now = folder.as_uri()
-    with closing(sqlite3.connect(uri.removeprefix(SQLITE), timeout=60)) as database, database:
-        home = database.execute(
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        home = connection.execute(
             "SELECT artifact_location FROM experiments WHERE experiment_id = 0"
         ).fetchone()
         if home is None or home[0] == f"{now}/{HOME}":
             return False
         if not home[0].endswith(f"/{HOME}"):  # a new store: MLflow puts it into ./mlruns
-            database.execute(
+            connection.execute(
                 "UPDATE experiments SET artifact_location = ? WHERE experiment_id = 0", (f"{now}/{HOME}",)
             )
             return False
         before = home[0].removesuffix(f"/{HOME}")
         for old, new in ((before, now), (_path(before), str(folder))):
             for table, column in LOCATIONS:
-                database.execute(
+                connection.execute(
                     f"UPDATE {table} SET {column} = :new || substr({column}, :size) "
                     f"WHERE substr({column}, 1, :size) = :old || '/'",
                     {"old": old, "new": new, "size": len(old) + 1},

@@ -14,7 +14,7 @@ from urllib.request import url2pathname
 
 import mlflow
 
-from support.stores import SQLITE, StoreError, sqlite_folder, store_lock
+from support.stores import StoreError, database_of, store_lock
 
 OF_RUN = "run_uuid = :run"
 OF_MODEL = "model_id IN (SELECT model_id FROM logged_models WHERE source_run_id = :run)"
@@ -35,16 +35,22 @@ ROWS = {
 }
 
 
+def path() -> Path:
+    """Give the current store's database. Raises StoreError for a server, which keeps its rows to itself."""
+    uri = mlflow.get_tracking_uri()
+    database = database_of(uri)
+    if database is None:
+        raise StoreError(f"{uri} is a server. This works on a store of one's own: unset MLFLOW_TRACKING_URI.")
+    return database
+
+
 @contextmanager
 def database() -> Iterator[sqlite3.Connection]:
-    """Open the current store's database for one transaction: all of the block, or nothing of it.
-
-    Raises StoreError for a server, which keeps its rows to itself.
-    """
-    uri = mlflow.get_tracking_uri()
-    if sqlite_folder(uri) is None:
-        raise StoreError(f"{uri} is a server. This works on a store of one's own: unset MLFLOW_TRACKING_URI.")
-    with store_lock(uri), closing(sqlite3.connect(uri.removeprefix(SQLITE), timeout=60)) as connection:
+    """Open the current store's database for one transaction: all of the block, or nothing of it."""
+    with (
+        store_lock(mlflow.get_tracking_uri()),
+        closing(sqlite3.connect(path(), timeout=60)) as connection,
+    ):
         connection.row_factory = sqlite3.Row
         with connection:
             yield connection

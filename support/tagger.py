@@ -64,13 +64,11 @@ class Tagger:
         weights = read_weights(folder / "model.pt", expected)
         model = CNN(len(tokenizer), len(label_encoder), **sizes)
         model.load_state_dict(weights)
-        return cls(model.eval(), tokenizer, label_encoder, threshold)
+        return cls(model.eval().requires_grad_(False), tokenizer, label_encoder, threshold)
 
 
 def _params(values: dict) -> Params:
-    missing = [f.name for f in fields(Params) if f.name not in values]
-    need(not missing, f"missing: {', '.join(missing)}")
-    return Params.from_dict(values)
+    return Params(**{f.name: values[f.name] for f in fields(Params)})  # later versions may add some
 
 
 def _threshold(performance: dict) -> float:

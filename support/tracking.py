@@ -6,6 +6,7 @@ tagger = tracking.load_tagger(tracking.best_run().info.run_id)
 """
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from support import artifacts, data, ghosts, plots, portable, provenance, vitals
 from support.checkpoint import Checkpoint
-from support.stores import SQLITE, sqlite_folder, store_lock
+from support.stores import SQLITE, check_writable, database_of, plan_for_many_runs, store_lock
 from support.stores import stores_dir as resolve_stores_dir
 from support.tagger import FILES, Tagger
 from support.training import OnEpoch, Params, Trained, train_cnn
@@ -46,20 +47,23 @@ def connect(stores_dir: str | os.PathLike | None = None) -> str:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.telemetry.set_telemetry_client()
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        folder = resolve_stores_dir(stores_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        uri = f"{SQLITE}{(folder / 'mlflow.db').as_posix()}"
-        mlflow.set_tracking_uri(uri)
-        # MLflow has set it for child processes. The next call here would take it for a server's.
-        del os.environ["MLFLOW_TRACKING_URI"]
-    # A new database announces each table that it makes.
-    for name in ("mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = given or f"{SQLITE}{(resolve_stores_dir(stores_dir) / 'mlflow.db').as_posix()}"
+    mlflow.set_tracking_uri(uri)
+    if not given:
+        # MLflow writes it there too, where the next call would take it for the user's own choice.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    database = database_of(uri)
+    if database:
+        check_writable(database.parent)
     with store_lock(uri):
+        # A new database announces each table that it makes.
+        for name in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         MlflowClient().search_experiments(max_results=1)
-        portable.repair(uri)
+        if database:
+            plan_for_many_runs(database)
+            portable.repair(database)
         ghosts.lay()
         _sweep_checkpoints()
     return uri
@@ -72,10 +76,10 @@ def set_experiment(name: str = EXPERIMENT) -> str:
         experiment = mlflow.get_experiment_by_name(name)
         if experiment is None:
             # Without a location of its own, artifacts would land in the folder that one happens to be in.
-            local = sqlite_folder(uri)
+            database = database_of(uri)
             mlflow.create_experiment(
                 name,
-                artifact_location=(local / "artifacts").as_uri() if local else None,
+                artifact_location=(database.parent / "artifacts").as_uri() if database else None,
                 tags={"mlflow.experimentKind": "custom_model_development"},  # the UI's training view
             )
     return mlflow.set_experiment(name).experiment_id
@@ -178,7 +182,8 @@ def train_in(run: Run, params: Params, splits: data.Splits, start_from: Tagger |
 
 def checkpoint_of(run_id: str) -> Checkpoint:
     """Give the place of a run's state while it trains: beside the store, or in stores/ for a server's run."""
-    folder = sqlite_folder(mlflow.get_tracking_uri()) or resolve_stores_dir()
+    database = database_of(mlflow.get_tracking_uri())
+    folder = database.parent if database else resolve_stores_dir()
     return Checkpoint(folder / "checkpoints" / f"{run_id}.pt")
 
 
@@ -258,7 +263,7 @@ class _Once:
 
     def __call__(self, metrics: dict[str, float], step: int = 0) -> None:
         for name, value in metrics.items():
-            if self.logged.get((name, step), value) != value:
+            if math.isfinite(value) and self.logged.get((name, step), value) != value:
                 raise RuntimeError(
                     f"{name} of step {step} is {value!r} now, and the run has logged "
                     f"{self.logged[name, step]!r}: this is not the same training. Start a new run."

@@ -22,7 +22,6 @@ import mlflow
 from support import rows, tracking
 from support.cleanup import search_all
 from support.safe import need
-from support.stores import sqlite_folder
 
 MANIFEST = "runs.json"
 ID = re.compile("(m-)?[0-9a-f]{32}")
@@ -77,9 +76,8 @@ def import_runs(path: str | Path) -> list[str]:
     Experiments are matched by name, and made where they are missing. Raises TransferError where the zip is
     damaged or hostile, where it was written by another version of MLflow's database, or where a run is there.
     """
-    folder = sqlite_folder(mlflow.get_tracking_uri())
     placed: list[Path] = []
-    with TemporaryDirectory(dir=folder) as aside:
+    with TemporaryDirectory(dir=rows.path().parent) as aside:
         try:
             with zipfile.ZipFile(path) as archive:
                 manifest = _read_manifest(archive)

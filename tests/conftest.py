@@ -14,6 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Before torch is imported: threads that wait shall sleep. Threads that spin make a training many times
+# slower as soon as anything else runs on the machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from support.data import LESSON_SHA256, SAMPLE_DIR, Splits, load_projects, split
 from support.stores import PROJECT_DIR
 from support.training import Params, Trained, train_cnn

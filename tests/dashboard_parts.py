@@ -33,7 +33,7 @@ socket.getaddrinfo = getaddrinfo
 
 
 def make_runs(stores: Path, runs: int = 3, epochs: int = 5) -> list[str]:
-    """Log runs as `tracking.log_trained` does, F1 rising from run to run; give their ids."""
+    """Log runs as `tracking.log_trained` does, the first with the best F1; give their ids."""
     tracking.connect(stores)
     experiment = mlflow.get_experiment_by_name(tracking.EXPERIMENT)
     experiment_id = (
@@ -68,10 +68,10 @@ def make_runs(stores: Path, runs: int = 3, epochs: int = 5) -> list[str]:
                     "best_epoch": epochs,
                     "precision": 0.6 + number / 100,
                     "recall": 0.5 + number / 100,
-                    "f1": 0.55 + number / 100,
+                    "f1": 0.65 - number / 100,
                 }
             )
-            mlflow.log_dict({"overall": {"f1": 0.55 + number / 100}}, "performance.json")
+            mlflow.log_dict({"overall": {"f1": 0.65 - number / 100}}, "performance.json")
             figure = Figure(figsize=(4, 3))
             figure.subplots().plot([1, 2, 3], [3, 1, 2])
             mlflow.log_figure(figure, "plots/learning_curves.png")

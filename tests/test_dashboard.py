@@ -101,7 +101,7 @@ def test_links_lead_to_the_runs(stores):  # noqa: F811
             "the top runs compared",
         ]
         assert all(link.startswith(board.url) for link in links.values())
-        assert ids[-1] in links["the best run's charts"] and all(
+        assert ids[0] in links["the best run's charts"] and all(
             i in links["the top runs compared"] for i in ids
         )
         assert links["the best run's charts"] in board._repr_html_()
@@ -195,9 +195,9 @@ def test_a_taken_port_is_explained_and_the_usual_one_is_only_a_wish(stores, monk
 
 
 def test_a_server_that_dies_while_starting_shows_its_last_lines(stores, monkeypatch, tmp_path):  # noqa: F811
-    stores.mkdir()
-    (stores / "broken.db").write_text("this is no database, whatever its name says")
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{stores / 'broken.db'}")
+    broken = tmp_path / "broken.db"
+    broken.write_text("this is no database, whatever its name says")
+    monkeypatch.setattr(tracking, "connect", lambda _: f"sqlite:///{broken}")
     with pytest.raises(DashboardError, match=r"(?s)died while it started.*file is not a database"):
         dashboard.open()
     assert not wait_for_none(tmp_path)
@@ -223,11 +223,15 @@ def test_an_interrupt_while_opening_leaves_nothing(stores, monkeypatch, tmp_path
 
 
 def test_a_teams_server_is_the_dashboard(stores, monkeypatch, tmp_path):  # noqa: F811
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.team.example/")
-    board = dashboard.open()
-    assert board.url == "https://mlflow.team.example" and not family(tmp_path)
-    assert board.view == "Your team's server, because MLFLOW_TRACKING_URI names it."
-    board.close()
+    with dashboard.open() as team:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", team.url + "/")
+        before = roles(tmp_path)
+        board = dashboard.open()
+        assert board.url == team.url and roles(tmp_path) == before
+        assert board.view == "Your team's server, because MLFLOW_TRACKING_URI names it."
+        board.check()
+        board.close()
+        assert roles(tmp_path) == before
 
 
 def test_a_kernel_that_restarts_or_shuts_down_leaves_nothing(stores, ngrok, tmp_path, monkeypatch):  # noqa: F811

@@ -2,7 +2,9 @@
 
 import codecs
 import hashlib
+import io
 import json
+import logging
 import re
 import shutil
 import socket
@@ -483,11 +485,13 @@ def test_the_corpus_is_fetched_once_only(server):
     assert server.requests == []
 
 
-def test_the_download_shows_no_path_of_this_machine(server, cache, capfd, caplog):
-    pooch.get_logger().setLevel("INFO")
+def test_the_download_shows_no_path_of_this_machine(server, cache, capsys, monkeypatch):
+    logger, notes = pooch.get_logger(), io.StringIO()
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler(notes)])
+    logger.setLevel("INFO")
     load_projects()
-    captured = capfd.readouterr()
-    assert str(cache) not in captured.out + captured.err + caplog.text
+    captured = capsys.readouterr()
+    assert str(cache) not in captured.out + captured.err + notes.getvalue()
 
 
 @pytest.mark.parametrize("fault", ["truncated", "drops", "wrong"])

@@ -93,7 +93,7 @@ def test_a_store_that_moved(here, tmp_path, move, name):
     assert len([name for name in files(other) if name.endswith("note.txt")]) == 1
     assert not (here[0] / "artifacts").exists()
     now = dump(other)
-    assert not portable.repair(mlflow.get_tracking_uri())  # again, and nothing changes
+    assert not portable.repair(other / "mlflow.db")  # again, and nothing changes
     assert dump(other) == now
 
 

@@ -1,0 +1,276 @@
+"""What the benchmark measures: one function a question. Times are seconds unless a name says else."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import mlflow
+import pandas as pd
+import torch
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline, make_union
+from torch import nn
+
+from benchmarks.lesson import Lesson
+from benchmarks.store import fill
+from support import cnn, tracking
+from support.cnn import CNN
+from support.data import Splits
+from support.evaluation import best_threshold, get_performance
+from support.stores import PROJECT_DIR
+from support.tagger import Tagger
+from support.training import Examples, Params, Trained, Trainer, best_device, train_cnn
+
+
+def summary(values: Iterable[float]) -> dict[str, float]:
+    """Give the median and the spread of repeated measurements."""
+    values = sorted(values)
+    return {
+        "median": statistics.median(values),
+        "low": values[0],
+        "high": values[-1],
+        "times": len(values),
+    }
+
+
+def seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def make_trainer(params: Params, splits: Splits) -> tuple[Trainer, Examples, Examples]:
+    """Give what train_cnn sets up: the trainer, the training and the validation examples."""
+    lesson = Lesson(params, splits, best_device())  # for its tokenizer, its encoder and its loss
+    parts = [
+        Examples(
+            lesson.tokenizer.encode(part.text).to(lesson.device),
+            torch.from_numpy(lesson.label_encoder.encode(part.tags)).to(lesson.device),
+        )
+        for part in (splits.train, splits.val)
+    ]
+    torch.manual_seed(params.seed)
+    model = CNN(len(lesson.tokenizer), len(lesson.label_encoder)).to(lesson.device)
+    return Trainer(model, lesson.loss_fn, params), *parts
+
+
+def f1_of(targets, probabilities, threshold: float, classes: list[str]) -> float:
+    return get_performance(targets, probabilities >= threshold, classes)["overall"]["f1"]
+
+
+def training(params: Params, splits: Splits) -> tuple[dict, Lesson, Trained]:
+    """Train the lesson's way until it stops, an epoch of ours after each of its; then ours by itself."""
+    start = time.perf_counter()
+    lesson = Lesson(params, splits, best_device())
+    train = lesson.loader(splits.train.text, splits.train.tags, shuffle=True)
+    val = lesson.loader(splits.val.text, splits.val.tags)
+    preparation = time.perf_counter() - start
+    trainer, our_train, our_val = make_trainer(params, splits)
+
+    lesson_epochs, our_epochs = [], []
+    for epoch_seconds in lesson.train(train, val):
+        lesson_epochs.append(epoch_seconds)
+        our_epochs.append(seconds(lambda: (trainer.train_step(our_train), trainer.eval_step(our_val))))
+        print(f"  epoch {len(our_epochs)}: {epoch_seconds:.2f} s and {our_epochs[-1]:.2f} s", flush=True)
+    targets = lesson.label_encoder.encode(splits.val.tags)
+    threshold = best_threshold(targets, lesson.eval_step(val)[1])
+    test = lesson.label_encoder.encode(splits.test.tags)
+    probabilities = lesson.eval_step(lesson.loader(splits.test.text, splits.test.tags))[1]
+
+    whole, f1, epochs, trained = [], [], [], None
+    for seed in (params.seed, 1, 2):
+        start = time.perf_counter()
+        result = train_cnn(replace(params, seed=seed), splits)
+        whole.append(time.perf_counter() - start)
+        f1.append(result.performance["overall"]["f1"])
+        epochs.append(len(result.history))
+        trained = trained or result
+    return (
+        {
+            "epoch": {"lesson": summary(lesson_epochs), "ours": summary(our_epochs)},
+            "whole_run": {"lesson": preparation + sum(lesson_epochs), "ours": summary(whole)},
+            "epochs": {"lesson": len(lesson_epochs), "ours": epochs},
+            "f1": {"lesson": f1_of(test, probabilities, threshold, lesson.label_encoder.classes), "ours": f1},
+        },
+        lesson,
+        trained,
+    )
+
+
+def tagging(lesson: Lesson, trained: Trained, texts: list[str]) -> dict:
+    """Tag one text again and again, and 10,000 texts, alternating. Ours is a tagger as a run gives it."""
+    result = {}
+    with TemporaryDirectory() as folder:
+        trained.save(folder)
+        tagger = Tagger.load(folder)
+    many = (texts * (10_000 // len(texts) + 1))[:10_000]
+    for name, batch, times in (("one_text", texts[:1], 60), ("10000_texts", many, 2)):
+        lesson_times, our_times = [], []
+        lesson.predict(texts[:1]), tagger.predict_proba(texts[:1])
+        for _ in range(times):
+            lesson_times.append(seconds(lambda batch=batch: lesson.predict(batch)))
+            our_times.append(seconds(lambda batch=batch: tagger.predict_proba(batch)))
+        result[name] = {"lesson": summary(lesson_times), "ours": summary(our_times)}
+    return result
+
+
+def tracking_share(params: Params, splits: Splits, epochs: int = 12) -> dict:
+    """Train tracked and untracked, alternating, in a fresh store; also time what is logged once a run."""
+    params = replace(params, num_epochs=min(epochs, params.num_epochs))
+    tracked, untracked, inside, once = [], [], [], []
+    with TemporaryDirectory() as folder:
+        tracking.connect(folder)
+        for _ in range(3):
+            untracked.append(seconds(lambda: train_cnn(params, splits)))
+            calls, spent = 0.0, []
+            with tracking.start_run("cnn"):
+                calls += seconds(lambda: mlflow.log_params(asdict(params)))
+                calls += seconds(lambda: tracking.describe_run(splits))
+                start = time.perf_counter()
+                with tracking.log_epochs(params.num_epochs) as on_epoch:
+
+                    def timed(epoch, metrics, on_epoch=on_epoch, spent=spent):
+                        spent.append(seconds(lambda: on_epoch(epoch, metrics)))
+
+                    trained = train_cnn(params, splits, timed)
+                tracked.append(time.perf_counter() - start)
+                calls += seconds(lambda trained=trained: tracking.log_trained(trained, splits))
+            once.append(calls)
+            inside.append(sum(spent) / tracked[-1])
+        mlflow.set_tracking_uri(None)
+    pairs = [t / u - 1 for t, u in zip(tracked, untracked, strict=True)]
+    return {
+        "in_calls": summary(inside),
+        "by_difference": summary(pairs),
+        "once_a_run": summary(once),
+        "epochs": params.num_epochs,
+    }
+
+
+def memory() -> dict:
+    """Give the peak memory, in MB, of a process that trains each way."""
+    peaks = {}
+    for way in ("lesson", "ours"):
+        command = [sys.executable, "-m", "benchmarks.memory", way]
+        done = subprocess.run(command, cwd=PROJECT_DIR, capture_output=True, text=True, check=True)
+        peaks[way] = float(done.stdout.split()[-1])
+    return peaks
+
+
+def scaling(params: Params, splits: Splits) -> dict:
+    """Time our epoch on more texts, then on longer ones."""
+
+    def epoch(texts: int, length: int) -> float:
+        parts = {}
+        for name in ("train", "val"):
+            part = getattr(splits, name)
+            part = part.assign(text=[" ".join([text] * length) for text in part.text])
+            parts[name] = pd.concat([part] * texts, ignore_index=True)
+        trainer, train, val = make_trainer(params, replace(splits, **parts))
+        times = [
+            seconds(lambda: (trainer.train_step(train), trainer.eval_step(val)))
+            for _ in range(4 if texts < 16 else 2)
+        ]
+        return min(times[1:])  # the least disturbed, after a first one that warms up
+
+    return {
+        "corpus": {texts: epoch(texts, 1) for texts in (1, 4, 16)},
+        "text_length": {length: epoch(1, length) for length in (1, 2, 4)},
+    }
+
+
+def best_run() -> dict:
+    """Find the best run among many, our way and by a frame of all of them."""
+    result = {}
+    for count in (10_000, 100_000):
+        with TemporaryDirectory() as folder:
+            tracking.connect(folder)
+            best = fill(Path(folder) / "mlflow.db", tracking.set_experiment(), count)
+            found = []
+            times = [
+                seconds(lambda found=found: found.append(tracking.best_run().info.run_id)) for _ in range(5)
+            ]
+            if set(found) != {best}:
+                raise AssertionError("tracking.best_run did not find the best run")
+            result[count] = {"ours": summary(times)}
+            if count == 10_000:  # at 100,000 it takes minutes
+                result[count]["lesson"] = seconds(
+                    lambda: mlflow.search_runs(
+                        experiment_names=[tracking.EXPERIMENT], order_by=["metrics.f1 DESC"]
+                    )
+                )
+            mlflow.set_tracking_uri(None)
+    return result
+
+
+def crossover() -> dict:
+    """Time a training step, by look-up and by convolution, for vocabularies of several sizes."""
+    kept = cnn.LOOKUP_VOCAB_SIZE
+    times = {}
+    try:
+        for vocab_size in (39, 128, 256, 512, 1024, 2048):
+            tokens, model = torch.randint(1, vocab_size, (64, 128)), CNN(vocab_size, 35)
+            optimizer = torch.optim.Adam(model.parameters(), fused=True)
+
+            def step(tokens=tokens, model=model, optimizer=optimizer):
+                optimizer.zero_grad()
+                nn.functional.binary_cross_entropy_with_logits(model(tokens), torch.ones(64, 35)).backward()
+                optimizer.step()
+
+            times[vocab_size] = {}
+            for way, largest, repeats in (("look-up", vocab_size, 6), ("convolution", 0, 3)):
+                cnn.LOOKUP_VOCAB_SIZE = largest
+                step()
+                times[vocab_size][way] = min(seconds(step) for _ in range(repeats))
+    finally:
+        cnn.LOOKUP_VOCAB_SIZE = kept
+    return times
+
+
+def tfidf(splits: Splits, classes: list[str], encode: Callable) -> dict:
+    """Word and character n-grams with logistic regression, its threshold chosen as ours is."""
+    start = time.perf_counter()
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=3)
+    classifier = OneVsRestClassifier(LogisticRegression(solver="liblinear", C=10, class_weight="balanced"))
+    model = make_pipeline(make_union(words, characters), classifier).fit(
+        splits.train.text, encode(splits.train.tags)
+    )
+    threshold = best_threshold(encode(splits.val.tags), model.predict_proba(splits.val.text))
+    f1 = f1_of(encode(splits.test.tags), model.predict_proba(splits.test.text), threshold, classes)
+    return {"f1": f1, "seconds": time.perf_counter() - start}
+
+
+def log_call() -> dict:
+    """Time a call that logs three metrics, in milliseconds: MLflow into SQLite, and W&B offline."""
+    metrics = {"train_loss": 0.5, "val_loss": 0.4, "lr": 1e-4}
+    result = {}
+    with TemporaryDirectory() as folder:
+        tracking.connect(folder)
+        with tracking.start_run("calls"):
+            for name, synchronous in (("mlflow", True), ("mlflow, asynchronous", False)):
+                times = [
+                    seconds(lambda s=step, w=synchronous: mlflow.log_metrics(metrics, step=s, synchronous=w))
+                    for step in range(100)
+                ]
+                result[name] = summary(1000 * t for t in times)
+                mlflow.flush_async_logging()
+        mlflow.set_tracking_uri(None)
+        try:
+            import wandb
+        except ImportError:
+            return result
+        os.environ["WANDB_SILENT"] = "true"
+        with wandb.init(project="benchmark", mode="offline", dir=folder) as run:
+            result["wandb, offline"] = summary(
+                1000 * seconds(lambda s=step: run.log(metrics, step=s)) for step in range(100)
+            )
+    return result

@@ -1,0 +1,16 @@
+# Find the project. On Colab, fetch it first and install what is missing.
+import subprocess
+import sys
+from pathlib import Path
+
+home = Path("/content/PROJECT_NAME")
+if "google.colab" in sys.modules and not home.is_dir():
+    url = "PROJECT_URL"
+    subprocess.run(["git", "clone", "--depth", "1", url, str(home)], check=True)
+places = [Path.cwd(), *Path.cwd().parents, home]
+root = next(place for place in places if (place / "support").is_dir())
+sys.path.insert(0, str(root))
+
+from support import environment
+
+environment.prepare()

@@ -1,0 +1,148 @@
+"""Run the notebooks, or refresh what is committed of them.
+
+python tools/notebooks.py run       execute all in order into stores/executed, as notebook and HTML
+python tools/notebooks.py refresh   stamp the project's address, execute in a store of their own, tidy
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from traitlets.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({})"
+COLAB = "https://colab.research.google.com/github/{}/blob/main/notebooks/{}"
+CELL_TIMEOUT = 600  # seconds
+
+
+def notebook_paths() -> list[Path]:
+    """Give the notebooks in their order."""
+    return sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def project_url() -> str:
+    """Give the project's public address from pyproject.toml, the one place that holds it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return settings["project"]["urls"]["Repository"]
+
+
+def stamp(notebook: NotebookNode, file_name: str, url: str) -> None:
+    """Put the Colab badge on top, and the cell that finds the project where the first code cell is."""
+    repository = url.removeprefix("https://github.com/").rstrip("/")
+    name = repository.split("/")[-1]
+    lines = notebook.cells[0].source.splitlines()
+    body = lines[1:] if lines[0].startswith("[![Open in Colab]") else ["", *lines]
+    notebook.cells[0].source = "\n".join([BADGE.format(COLAB.format(repository, file_name)), *body])
+    first_code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    template = (ROOT / "tools" / "first_cell.py").read_text(encoding="utf-8").rstrip()
+    first_code.source = template.replace("PROJECT_URL", url).replace("PROJECT_NAME", name)
+
+
+def execute(notebook: NotebookNode) -> None:
+    """Run all cells in a fresh kernel, in the notebooks' folder. Raises CellExecutionError."""
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        coalesce_streams=True,  # one output a stream, and of a progress bar its last state
+        resources={"metadata": {"path": str(ROOT / "notebooks")}},
+        config=Config({"KernelManager": {"transport_encryption": "auto"}}),
+    )
+    client.execute()
+
+
+def tidy(notebook: NotebookNode) -> None:
+    """Keep what a reader wants and what stays the same: no times, no widgets' state, plain cell ids."""
+    notebook.metadata.pop("widgets", None)
+    version = notebook.metadata.language_info.get("version")
+    notebook.metadata.language_info = {"name": "python", **({"version": version} if version else {})}
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number:02d}"
+        cell.metadata.pop("execution", None)
+
+
+def run() -> int:
+    """Execute all notebooks into stores/executed; stop at the first that fails, and name its cell."""
+    from support import tracking
+    from support.stores import stores_dir
+
+    target = stores_dir() / "executed"
+    target.mkdir(parents=True, exist_ok=True)
+    for path in notebook_paths():
+        print(f"{path.stem:<26}", end="", flush=True)
+        notebook = nbformat.read(path, as_version=4)
+        start, failure = time.monotonic(), None
+        try:
+            execute(notebook)
+        except CellExecutionError as error:
+            failure = error
+        tidy(notebook)
+        nbformat.write(notebook, target / path.name)
+        html, _ = HTMLExporter().from_notebook_node(notebook)
+        (target / f"{path.stem}.html").write_text(html, encoding="utf-8")
+        if failure:
+            number, cell = failed_cell(notebook)
+            print(f"FAILED in cell {number}: {failure.ename}: {failure.evalue}\n\n{cell.source}\n")
+            print(f"The notebook with its outputs is {target / path.name}")
+            return 1
+        print(f"ok {time.monotonic() - start:6.1f} s", flush=True)
+
+    tracking.connect()
+    print("\nRuns, best F1 first:\n")
+    print(tracking.runs_table().reset_index(drop=True).round(3).to_string())
+    print(f"\nNotebooks with outputs, and HTML: {target}\nRuns and artifacts: {stores_dir()}")
+    print("Open the notebooks yourself: make lab")
+    return 0
+
+
+def failed_cell(notebook: NotebookNode) -> tuple[int, NotebookNode]:
+    """Give the first cell that ended in an error, and its number from 1 on among all cells."""
+    for number, cell in enumerate(notebook.cells, 1):
+        if any(output.output_type == "error" for output in cell.get("outputs", [])):
+            return number, cell
+    raise LookupError("No cell ended in an error.")
+
+
+def refresh() -> int:
+    """Write the notebooks again: stamped, executed in order on the lesson's corpus, tidied."""
+    with tempfile.TemporaryDirectory() as stores:
+        os.environ["STORES_DIR"] = stores
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        os.environ.pop("NGROK_AUTHTOKEN", None)
+        for path in notebook_paths():
+            print(path.stem, flush=True)
+            notebook = nbformat.read(path, as_version=4)
+            stamp(notebook, path.name, project_url())
+            execute(notebook)
+            tidy(notebook)
+            refuse_private(path.name, notebook, [stores, str(ROOT), str(Path.home())])
+            nbformat.write(notebook, path)
+    return 0
+
+
+def refuse_private(name: str, notebook: NotebookNode, paths: list[str]) -> None:
+    """Raise ValueError if an output shows a path of this machine."""
+    for number, cell in enumerate(notebook.cells, 1):
+        shown = str(cell.get("outputs", ""))
+        for path in paths:
+            if path in shown:
+                raise ValueError(f"{name}, cell {number}: the output shows {path}. Print less.")
+
+
+if __name__ == "__main__":
+    commands = {"run": run, "refresh": refresh}
+    parser = argparse.ArgumentParser(description="Run the notebooks, or refresh what is committed of them.")
+    parser.add_argument("command", choices=commands)
+    sys.exit(commands[parser.parse_args().command]())

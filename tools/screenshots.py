@@ -1,0 +1,95 @@
+"""Take the pictures of the dashboard that the README and notebook 02 show.
+
+    PYTHONPATH=.:tests python tools/screenshots.py     # writes docs/img/*.png
+
+Trains a few runs into a store of its own, opens the dashboard on it, and looks at it with Debian's Chromium
+(packages chromium and chromium-driver) as the tests do.
+"""
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from browser import chromium, click, find, go, picture_is_there, run_order, wait
+from selenium.webdriver.common.by import By
+
+from support import dashboard, data, tracking
+from support.training import Params
+
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "img"
+VARIANTS = [{}, {"lr": 1e-3}, {"num_filters": 64}, {"dropout_p": 0.2}, {"num_epochs": 20}]
+HIDE_PATH = """
+for (const e of document.querySelectorAll('*'))
+    if (!e.children.length && e.textContent.includes('file://')) e.style.visibility = 'hidden'
+"""  # of this machine's temporary folder
+# What a reader's browser remembers once the columns are chosen under *Columns*.
+COLUMNS = [
+    "metrics.`f1`",
+    "metrics.`best_val_loss`",
+    "params.`lr`",
+    "params.`num_filters`",
+    "params.`dropout_p`",
+]
+
+
+def train_runs() -> list[str]:
+    """Train one run a variant and give the ids, best F1 first."""
+    projects = data.load_projects()
+    for changed in VARIANTS:
+        name = "cnn" + "".join(f" {key}={value}" for key, value in changed.items())
+        tracking.train_and_log(Params(**changed), data.split(projects), run_name=name)
+    return list(tracking.runs_table().index)
+
+
+def take_pictures(board: dashboard.Dashboard, ids: list[str]) -> None:
+    """Visit the pages that the dashboard links to, and keep what they show."""
+    links = board.links
+    experiment_id = links["runs, best F1 first"].split("/experiments/")[1].split("/")[0]
+    key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment_id}"]-ReactComponentState'
+    with chromium() as driver:
+        go(driver, board.url)
+        state = json.dumps(json.dumps({"selectedColumns": COLUMNS}))
+        driver.execute_script(f"localStorage.setItem({json.dumps(key)}, {state})")
+
+        go(driver, links["runs, best F1 first"])
+        wait(driver, lambda d: run_order(d, ids) == ids)
+        keep(driver, "runs")
+
+        go(driver, links["the best run's charts"])
+        find(driver, "[placeholder='Search metric charts']").send_keys("loss")
+        wait(driver, lambda d: len(d.find_elements(By.CSS_SELECTOR, ".js-plotly-plot")) == 3)
+        keep(driver, "charts")
+
+        go(driver, links["the best run's artifacts"])
+        click(driver, "=plots")
+        click(driver, "=f1_by_tag.png")
+        wait(driver, picture_is_there)
+        driver.execute_script(HIDE_PATH)
+        keep(driver, "artifacts")
+
+        go(driver, links["the top runs compared"])
+        find(driver, "=Comparing 3 Runs from 1 Experiment")
+        wait(driver, lambda d: d.find_elements(By.CSS_SELECTOR, ".js-plotly-plot"))
+        keep(driver, "compared")
+
+
+def keep(driver, name: str) -> None:
+    time.sleep(2)  # for what moves into place
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    driver.save_screenshot(str(PICTURES / f"{name}.png"))
+    print(f"docs/img/{name}.png")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as stores:
+        os.environ["STORES_DIR"] = stores
+        tracking.connect()
+        ids = train_runs()
+        with dashboard.open(share=False) as board:
+            take_pictures(board, ids)
+
+
+if __name__ == "__main__":
+    main()
