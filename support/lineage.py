@@ -137,7 +137,9 @@ def _refuse_unless_cut_off(run: Run) -> None:
     status, run_id = run.info.status, run.info.run_id
     if status == "FINISHED":
         raise LineageError(f"Run {run_id} is finished: there is nothing to resume.")
-    if status == "RUNNING" and not ghosts.is_ghost(run):
+    # A run that this process could not end, for want of space say, says RUNNING and is nobody's.
+    dropped = provenance.process_tags().items() <= run.data.tags.items() and not mlflow.active_run()
+    if status == "RUNNING" and not dropped and not ghosts.is_ghost(run):
         raise LineageError(
             f"Run {run_id} is running, here or on another machine. If you know that it is not, end it first: "
             f"mlflow.MlflowClient().set_terminated({run_id!r}, 'KILLED')"

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+logger = logging.getLogger(__name__)
 SHORTEST = 1.0  # seconds
 SAMPLES_A_FACTOR = 20
 
@@ -38,4 +40,7 @@ class _Monitor(SystemMetricsMonitor):
 
     def monitor(self) -> None:
         super().monitor()
-        self.publish_metrics(self.aggregate_metrics())  # the last sample, else a short run has none
+        try:
+            self.publish_metrics(self.aggregate_metrics())  # the last sample, else a short run has none
+        except MlflowException as error:  # a full disk, say: no reason to lose the run's own words about it
+            logger.warning("The last sample of the machine's load is lost: %s", error)

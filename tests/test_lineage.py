@@ -281,7 +281,8 @@ def test_a_full_disk_is_a_clear_error_and_harms_nothing(small_disk, sample_split
 
 
 def test_a_store_that_cannot_be_written_is_a_clear_error(small_disk):
-    tracking.connect(small_disk / "stores")
+    tracking.connect(small_disk.parent / "stores")
+    shutil.copytree(small_disk.parent / "stores", small_disk / "stores")
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     with pytest.raises(StoreError, match="is read-only"):
         tracking.connect(small_disk / "stores")
