@@ -56,8 +56,8 @@ def resume(run_id: str, params: Params | None = None, splits: Splits | None = No
     """
     with store_lock(mlflow.get_tracking_uri()):
         run = mlflow.get_run(run_id)
-        _refuse_unless_cut_off(run)
         params, splits = _agreed(run, params, splits)
+        _refuse_unless_cut_off(run)
         # From here on it is this process's run, for everyone who opens the store.
         for name, value in provenance.process_tags().items():
             MlflowClient().set_tag(run_id, name, value)
@@ -171,7 +171,7 @@ def _data(before: Splits, now: Splits) -> dict[str, tuple]:
     }
     texts = [set(pd.concat([s.train, s.val, s.test]).text) for s in (before, now)]
     if texts[0] != texts[1]:
-        changes["texts"] = (f"{len(texts[0] - texts[1])} only there", f"{len(texts[1] - texts[0])} only here")
+        changes["texts of its own"] = (len(texts[0] - texts[1]), len(texts[1] - texts[0]))
     return changes
 
 

@@ -63,7 +63,8 @@ def record(splits: Splits) -> None:
         if cells := executed_cells():
             mlflow.set_tag("notebook", notebook_name() or "unnamed")
             (folder / "notebook.ipynb").write_text(cells, encoding="utf-8")
-        artifacts.log_signed(folder, "provenance")
+        mlflow.log_artifacts(str(folder), "provenance")
+        artifacts.sign(folder, "provenance")
 
 
 def environment() -> dict[str, str]:

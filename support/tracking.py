@@ -129,7 +129,8 @@ def log_trained(trained: Trained, splits: data.Splits) -> None:
     log({name: overall[name] for name in ("precision", "recall", "f1")})
     with TemporaryDirectory() as folder:
         trained.save(folder)
-        artifacts.log_signed(folder)
+        mlflow.log_artifacts(folder)
+        artifacts.sign(folder)
     for name, figure in figures(trained, splits).items():
         mlflow.log_figure(figure, f"plots/{name}.png")
 

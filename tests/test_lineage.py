@@ -59,7 +59,7 @@ def test_reproduce_says_what_is_not_as_it_was(first, sample_splits, capsys):
     said = out[: out.index("epoch/s")]  # before it starts
     assert "torch: 1.0 there" in said
     assert f"{len(sample_splits.train)} texts there, {len(sample_splits.train) - 1} texts here" in said
-    assert "texts: 1 only there, 0 only here there" not in said
+    assert "texts of its own: 1 there, 0 here" in said
     assert table.verdict["val_loss"] == "differs"
     assert table.verdict["lr"] == "equal"
 

