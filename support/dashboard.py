@@ -175,8 +175,10 @@ def find_or_start(folder: Path, uri: str, owner: dict, port: int | None) -> tupl
         try:
             status = contact.ask(state, "status", timeout=10)
             if status["store"] == uri and port in (None, urlsplit(status["url"]).port):
-                contact.ask(state, "claim", **owner)
-                return state, status
+                if not contact.ask(state, "claim", **owner)["too_late"]:
+                    return state, status
+                if guard := contact.process_of(state["pid"], state["started"]):
+                    wait_for_end(guard)  # the last notebook has just closed it
         except DashboardError as error:
             print(f"A dashboard runs on these stores that cannot be used, so a new one opens: {error}")
     artifacts = (folder.parent / "artifacts").as_posix()
@@ -192,7 +194,8 @@ def find_or_start(folder: Path, uri: str, owner: dict, port: int | None) -> tupl
 
 def choose_view(state, status, experiment, token, login, share) -> Dashboard:
     """Open the best view on a guard whose server has a port, and prove that it works."""
-    local, public, problem = status["url"], status.get("public_url"), ""
+    local, problem = status["url"], ""
+    public = None if share is False else status.get("public_url")
     if public:
         login = status["user"], tunnel.Secret(status["password"])
     elif token:

@@ -43,26 +43,25 @@ class Guard:
         self.tunnel: dict = {}
         self.hosts: list[str] = []
         self.stopping = threading.Event()
-        self.one_at_a_time = threading.RLock()
+        self.one_at_a_time, self.counting = threading.RLock(), threading.RLock()
         self.claim(**owner)
 
     # What a notebook may ask for. Each gives a JSON object.
 
     def claim(self, pid: int, started: float, seconds: float | None = None) -> dict:
-        """Keep the dashboard open for this notebook, for so many seconds if told so."""
+        """Keep the dashboard open for this notebook, so many seconds if told so; say if it is too late."""
         until = None if seconds is None else time.monotonic() + seconds
-        self.owners[pid] = {"started": started, "until": until}
-        return {}
+        with self.counting:
+            self.owners[pid] = {"started": started, "until": until}
+            return {"too_late": self.stopping.is_set()}
 
     def release(self, pid: int, everyone: bool = False) -> dict:
         """Stop keeping it open for this notebook; say how many others are left."""
-        self.owners.pop(pid, None)
-        if everyone:
-            self.owners.clear()
-        self.drop_the_gone()
-        if not self.owners:
-            self.stopping.set()
-        return {"left": len(self.owners)}
+        with self.counting:
+            self.owners.pop(pid, None)
+            if everyone:
+                self.owners.clear()
+        return {"left": self.count()}
 
     def status(self) -> dict:
         if self.agent and not self.agent.is_running():
@@ -153,16 +152,20 @@ class Guard:
         self.server.stdout.close()
         self.server, self.hosts = None, []
 
-    def drop_the_gone(self) -> None:
-        for pid, owner in list(self.owners.items()):
-            due = owner["until"] is not None and time.monotonic() > owner["until"]
-            if due or not process_of(pid, owner["started"]):
-                self.owners.pop(pid, None)
+    def count(self) -> int:
+        """Count the notebooks that are alive and whose time is not up; stop when there is none."""
+        with self.counting:
+            for pid, owner in list(self.owners.items()):
+                due = owner["until"] is not None and time.monotonic() > owner["until"]
+                if due or not process_of(pid, owner["started"]):
+                    del self.owners[pid]
+            if not self.owners:
+                self.stopping.set()
+            return len(self.owners)
 
     def watch(self) -> None:
         """Run until there is a reason to stop, then leave nothing."""
-        while self.owners and not self.stopping.wait(TICK):
-            self.drop_the_gone()
+        while self.count() and not self.stopping.wait(TICK):
             if self.hosts and self.server.poll() is not None:
                 break
         self.stopping.set()

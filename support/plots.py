@@ -78,8 +78,8 @@ def f1_by_tag(performance: dict) -> Figure:
     overall = performance["overall"]["f1"]
     figure, axes = _new(height=0.19 * len(by_tag) + 0.8)
     axes.barh([name for name, _ in by_tag], [values["f1"] for _, values in by_tag], color=BLUE)
-    axes.axvline(overall, color=ORANGE, linestyle="--", label=f"weighted mean {overall:.2f}")
+    axes.axvline(overall, color=ORANGE, linestyle="--")
     axes.margins(y=0.01)
-    axes.set(title="F1 by tag, test split", xlabel="F1", xlim=(0, 1))
-    axes.legend(frameon=False, loc="lower right")
+    title = f"F1 by tag, test split (dashed: weighted mean, {overall:.2f})"
+    axes.set(title=title, xlabel="F1", xlim=(0, 1))
     return figure

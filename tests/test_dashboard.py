@@ -89,6 +89,22 @@ def test_the_server_listens_to_this_machine_only_and_to_exact_names(stores, tmp_
                 assert error.code == status
 
 
+def test_many_may_search_at_once(stores):  # noqa: F811
+    make_runs(stores, runs=1)
+    with dashboard.open() as board:
+        body = json.dumps({"experiment_ids": ["1"], "order_by": ["metrics.f1 DESC"]}).encode()
+
+        def search(_) -> int:
+            request = tunnel.Request(
+                f"{board.url}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
+            )
+            with tunnel.build_opener().open(request, timeout=60) as answer:
+                return len(json.load(answer)["runs"])
+
+        with ThreadPoolExecutor(40) as pool:
+            assert set(pool.map(search, range(400))) == {1}
+
+
 def test_links_lead_to_the_runs(stores):  # noqa: F811
     with dashboard.open() as board:
         assert list(board.links) == ["all experiments"]
@@ -138,6 +154,15 @@ def test_two_opens_at_once_give_one_dashboard(stores, tmp_path):  # noqa: F811
         kernel.kill()
         kernel.communicate()
     assert not wait_for_none(tmp_path)
+
+
+def test_one_that_is_about_to_end_is_not_adopted(stores, tmp_path, capsys):  # noqa: F811
+    board = dashboard.open()
+    contact.ask(board._state, "release", pid=os.getpid())
+    with dashboard.open() as again:
+        assert again._state["pid"] != board._state["pid"] and again.url == board.url
+        again.check()
+    assert "cannot be used" not in capsys.readouterr().out
 
 
 def test_auto_close(stores, tmp_path):  # noqa: F811

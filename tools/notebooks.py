@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({})"
 COLAB = "https://colab.research.google.com/github/{}/blob/main/notebooks/{}"
 CELL_TIMEOUT = 600  # seconds
+NOTEBOOKS_DIR = {"metadata": {"path": str(ROOT / "notebooks")}}  # for the kernel, and for pictures
 
 
 def notebook_paths() -> list[Path]:
@@ -57,7 +58,7 @@ def execute(notebook: NotebookNode) -> None:
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
         coalesce_streams=True,  # one output a stream, and of a progress bar its last state
-        resources={"metadata": {"path": str(ROOT / "notebooks")}},
+        resources=NOTEBOOKS_DIR,
         config=Config({"KernelManager": {"transport_encryption": "auto"}}),
     )
     client.execute()
@@ -90,7 +91,7 @@ def run() -> int:
             failure = error
         tidy(notebook)
         nbformat.write(notebook, target / path.name)
-        html, _ = HTMLExporter().from_notebook_node(notebook)
+        html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, NOTEBOOKS_DIR)
         (target / f"{path.stem}.html").write_text(html, encoding="utf-8")
         if failure:
             number, cell = failed_cell(notebook)
