@@ -2,7 +2,7 @@
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run test lab refresh lint bench
+.PHONY: run test lab refresh lint bench soak pictures load
 
 run: .venv/installed
 	@$(BIN)/python tools/notebooks.py run
@@ -22,6 +22,16 @@ lint: .venv/installed
 bench: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -c constraints.txt
 	@$(BIN)/python benchmarks/run.py
+
+# The dashboard at length: 50 times open and close, 20 kills; its pictures; 50 clients for a minute.
+soak: .venv/installed
+	@DASHBOARD_CYCLES=50 DASHBOARD_KILLS=20 $(BIN)/python -m pytest -q tests/test_dashboard.py -k "cycles or kills"
+
+pictures: .venv/installed
+	@PYTHONPATH=.:tests $(BIN)/python tools/screenshots.py
+
+load: .venv/installed
+	@PYTHONPATH=. $(BIN)/python benchmarks/dashboard_load.py
 
 .venv/installed: requirements.txt constraints.txt tests/requirements.txt
 	@tools/install.sh

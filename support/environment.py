@@ -5,6 +5,7 @@ Only the standard library is imported here, since this runs before anything is i
 
 import importlib
 import importlib.metadata
+import os
 import platform
 import re
 import subprocess
@@ -27,6 +28,9 @@ def on_colab() -> bool:
 
 def prepare() -> None:
     """Make sure that every package is there: on Colab install what is missing, elsewhere say what to do."""
+    # PyTorch's threads wait for each other by spinning. When something else wants the cores too, that takes
+    # an epoch from half a second to ten. Read once, when PyTorch is imported: so it is set here, before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     missing = missing_requirements({dist.name for dist in importlib.metadata.distributions()})
     if not missing:
         return

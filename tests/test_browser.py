@@ -10,6 +10,8 @@ from selenium.webdriver.common.by import By
 
 from support import dashboard
 
+pytestmark = pytest.mark.dashboard
+
 if not (CHROMIUM and DRIVER):
     assert not os.environ.get("CI"), "CI must have Chromium: apt-get install chromium chromium-driver"
     pytest.skip("needs Chromium: apt-get install chromium chromium-driver", allow_module_level=True)

@@ -8,6 +8,8 @@ from dashboard_parts import make_runs, stores  # noqa: F401
 
 from support import report, tracking
 
+pytestmark = pytest.mark.dashboard
+
 
 class Parts(html.parser.HTMLParser):
     """Collects what a page loads, and its text."""

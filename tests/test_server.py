@@ -7,9 +7,12 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
 from dashboard_parts import ROOT, stores  # noqa: F401
 
 from support import server
+
+pytestmark = pytest.mark.dashboard
 
 
 def start(tmp_path, **config) -> subprocess.Popen:

@@ -14,6 +14,8 @@ from dashboard_parts import family, make_runs, ngrok, role, stores  # noqa: F401
 from support import agent, dashboard, tunnel
 from support.agent import TunnelError
 
+pytestmark = pytest.mark.dashboard
+
 SECRET = "correct-horse-battery"
 
 
