@@ -18,7 +18,7 @@ DIGESTS = "artifact_digests"
 
 
 def sign(folder: str | Path, where: str = "") -> None:
-    """Keep with the current run the digests of a folder's files, which it has logged under the path `where`."""
+    """Keep with the current run the digests of a folder's files, which it has logged under `where`."""
     digests = digests_of(mlflow.get_run(mlflow.active_run().info.run_id))
     for path in sorted(Path(folder).iterdir()):
         name = f"{where}/{path.name}" if where else path.name

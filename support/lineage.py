@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from support import artifacts, ghosts, provenance, tracking
+from support import artifacts, codestate, ghosts, provenance, tracking
 from support.data import Splits
 from support.encoding import Tokenizer
 from support.params import Params
@@ -77,15 +77,23 @@ def reproduce(run_id: str, splits: Splits | None = None) -> pd.DataFrame:
     The id of the new run is in the table's `.attrs["run_id"]`.
     """
     run = mlflow.get_run(run_id)
-    params, recorded = params_of(run), splits_of(run)
+    params, recorded, start_from = params_of(run), splits_of(run), _start_of(run)
     changes = provenance.differences(run) | _data(recorded, splits or recorded)
-    print(
-        f"Not as it was:\n{_listed(changes)}"
-        if changes
-        else "Versions, device, code and data are as they were."
-    )
-    links = {REPRODUCES: run_id} | {k: v for k, v in run.data.tags.items() if k == STARTED_FROM}
-    again = _train_anew(f"{run.info.run_name} again", run, params, splits or recorded, _start_of(run), links)
+    name, links = f"{run.info.run_name} again", {REPRODUCES: run_id}
+    with TemporaryDirectory() as folder:
+        # With other code, that of then is rebuilt, and trains in a process of its own.
+        rebuilt = "code" in changes and start_from is None and codestate.rebuild(run, Path(folder))
+        if rebuilt:
+            print("The code has changed since: that of then is rebuilt from git.")
+            del changes["code"]
+        same = "Versions, device, code and data are as they were."
+        print(f"Not as it was:\n{_listed(changes)}" if changes else same, flush=True)
+        if rebuilt:
+            again = codestate.train(Path(folder), params, splits or recorded, name)
+            MlflowClient().set_tag(again, REPRODUCES, run_id)
+        else:
+            links |= {key: value for key, value in run.data.tags.items() if key == STARTED_FROM}
+            again = _train_anew(name, run, params, splits or recorded, start_from, links)
     table = _metrics_side_by_side(run_id, again)
     table.attrs["run_id"] = again
     return table

@@ -91,10 +91,10 @@ def differences(run: Run) -> dict[str, tuple[str, str]]:
     }
 
 
-def code_digest() -> str:
+def code_digest(folder: Path = Path(__file__).parent) -> str:
     """Give 16 hex digits that change with the code of this package, committed or not."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
+    for path in sorted(folder.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -228,6 +228,47 @@ def test_the_diff_holds_changes_and_new_files_and_applies(tmp_path, monkeypatch)
     assert (tmp_path / "new file.py").exists() and not (tmp_path / "gone.py").exists()
 
 
+CHILD = """
+from support import data, lineage, tracking
+from support.training import Params
+tracking.connect()
+params = Params(num_epochs=2, embedding_dim=16, num_filters=8, filter_sizes=[1, 2], hidden_dim=16)
+splits = data.split(data.load_projects(data.SAMPLE_DIR))
+"""
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="There is no git here.")
+def test_reproduce_with_the_code_of_then(tmp_path):
+    project, support = tmp_path / "project", tmp_path / "project" / "support"
+    shutil.copytree(stores.PROJECT_DIR / "support", support, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def git(*arguments: str) -> None:
+        command = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        subprocess.run(command, check=True)
+
+    def python(code: str) -> str:
+        variables = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [sys.executable, "-c", CHILD + code]
+        answer = subprocess.run(
+            command, cwd=project, env=variables, capture_output=True, text=True, check=False
+        )
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    training = support / "training.py"
+    code = training.read_text()
+    training.write_text(code.replace("patience=5", "patience=4"))  # never committed, but in the run's diff
+    run_id = python("print(tracking.train_and_log(params, splits))").split()[-1]
+    training.write_text(code.replace("torch.manual_seed(params.seed)", "torch.manual_seed(params.seed + 1)"))
+    git("commit", "-qam", "second")
+    out = python(f"print(lineage.reproduce({run_id!r}).verdict.to_json())")
+    assert "that of then is rebuilt" in out
+    assert set(json.loads(out.strip().splitlines()[-1]).values()) == {"equal"}
+
+
 def test_samples_grow_apart(monkeypatch):
     monitor = vitals._Monitor("0" * 32, sampling_interval=1.0)
     assert monitor.sampling_interval == 1
