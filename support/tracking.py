@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -176,8 +177,12 @@ def train_in(run: Run, params: Params, splits: data.Splits, start_from: Tagger |
     mlflow.log_params(asdict(params))
     if artifacts.digests_of(run).get(provenance.DATA) is None:
         describe_run(splits)
+    started = time.monotonic()
     with log_epochs(params.num_epochs) as on_epoch:
         trained = train_cnn(params, splits, on_epoch, checkpoint_of(run.info.run_id), start_from)
+    mlflow.set_tag(
+        "training_seconds", round(time.monotonic() - started, 1)
+    )  # since it was resumed, if it was
     log_trained(trained, splits)
 
 
@@ -275,11 +280,13 @@ class _Once:
 
 
 def _sweep_checkpoints() -> None:
-    """Remove the checkpoints of runs that are finished or gone."""
+    """Remove the checkpoints of finished runs: who is killed in a run's last moment leaves one."""
     for path in checkpoint_of("*").path.parent.glob("*.pt"):
         try:
-            status = mlflow.get_run(path.stem).info.status
-        except MlflowException:
-            status = "gone"
-        if status in ("FINISHED", "gone"):
+            finished = mlflow.get_run(path.stem).info.status == "FINISHED"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            finished = False  # a run of another store, a server's say, that keeps its checkpoints here too
+        if finished:
             Checkpoint(path).remove()
