@@ -55,12 +55,33 @@ class Splits:
     test: pd.DataFrame
     corpus: str
     seed: int
+    source: str = ""
+    source_digest: str = ""
 
     @property
     def digest(self) -> str:
         """Sixteen hex digits that change when any text, tag or its place in the splits changes."""
         parts = [part.to_json(orient="values") for part in (self.train, self.val, self.test)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write all of it to `path` as JSON."""
+        facts = {name: getattr(self, name) for name in ("corpus", "seed", "source", "source_digest")}
+        for name in ("train", "val", "test"):
+            facts[name] = getattr(self, name)[["text", "tags"]].to_dict("records")
+        path.write_text(json.dumps(facts, indent=0) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Splits":
+        """Read what `save` wrote. Raises DataError where the file holds something else."""
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            for name in ("train", "val", "test"):
+                rows = [(str(row["text"]), list(map(str, row["tags"]))) for row in facts[name]]
+                facts[name] = pd.DataFrame(rows, columns=["text", "tags"])
+            return cls(**facts)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise DataError(f"{path} does not hold splits: {error!r}.") from error
 
 
 def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 30) -> pd.DataFrame:
@@ -90,7 +111,12 @@ def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 
             f"{folder / 'projects.json'}: no project is left, since no tag of tags.json is on at least "
             f"{min_tag_count} projects. Lower min_tag_count or bring more data."
         )
-    df.attrs["corpus"] = _corpus_name(folder)
+    corpus = _corpus_name(folder)
+    elsewhere = {"lesson": LESSON_URL, "sample": "support/sample"}
+    files = b"".join((folder / name).read_bytes() for name in LESSON_SHA256)
+    df.attrs["corpus"] = corpus
+    df.attrs["source"] = elsewhere.get(corpus, str(folder.resolve()))
+    df.attrs["source_digest"] = hashlib.sha256(files).hexdigest()[:16]
     return df
 
 
@@ -130,7 +156,8 @@ def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
     parts = [df.iloc[sorted(part)].reset_index(drop=True) for part in (train, val, test)]
     if not all(map(len, parts)):
         raise DataError(too_few)
-    return Splits(*parts, corpus=df.attrs.get("corpus", "unnamed"), seed=seed)
+    facts = {name: df.attrs.get(name, "") for name in ("source", "source_digest")}
+    return Splits(*parts, corpus=df.attrs.get("corpus", "unnamed"), seed=seed, **facts)
 
 
 def _stratify(rows: np.ndarray, labels: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

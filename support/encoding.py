@@ -16,6 +16,8 @@ import torch
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch import Tensor
 
+from support.safe import need, read_json
+
 PAD, UNKNOWN = "<PAD>", "<UNK>"
 
 
@@ -57,8 +59,15 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read what `save` wrote."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        """Read what `save` wrote. Raises ArtifactError where the file holds something else."""
+        return read_json(path, cls._checked)
+
+    @classmethod
+    def _checked(cls, values: dict) -> "Tokenizer":
+        need(isinstance(values["char_level"], bool), "char_level must be true or false")
+        index = _numbered(values["token_to_index"])
+        need((index.get(PAD), index.get(UNKNOWN)) == (0, 1), f"{PAD} must be 0 and {UNKNOWN} 1")
+        return cls(values["char_level"], index)
 
 
 class LabelEncoder:
@@ -97,6 +106,13 @@ class LabelEncoder:
 
     @classmethod
     def load(cls, path: Path) -> "LabelEncoder":
-        """Read what `save` wrote."""
-        index = json.loads(path.read_text(encoding="utf-8"))["class_to_index"]
-        return cls(sorted(index, key=index.get))
+        """Read what `save` wrote. Raises ArtifactError where the file holds something else."""
+        return read_json(path, lambda values: cls(list(_numbered(values["class_to_index"]))))
+
+
+def _numbered(index: object) -> dict[str, int]:
+    """Give a mapping of names to 0, 1, 2 and so on, in that order. Raises ValueError for anything else."""
+    need(isinstance(index, dict) and len(index) > 0, "it must map names to numbers")
+    numbers = [number for number in index.values() if type(number) is int]
+    need(sorted(numbers) == list(range(len(index))), "the numbers must be 0, 1, 2 and so on")
+    return dict(sorted(index.items(), key=lambda item: item[1]))

@@ -1,6 +1,7 @@
 """Where runs, artifacts and data are kept: one folder, `stores/` unless told otherwise."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,12 +13,33 @@ PROJECT_DIR = Path(__file__).resolve().parents[1]
 SQLITE = "sqlite:///"
 
 
+LEAST_SPACE = 5_000_000  # bytes: a new database takes one million, and its journal too
+ELSEWHERE = "Free some space, or set STORES_DIR to a folder elsewhere."
+
+
+class StoreError(OSError):
+    """The store cannot be opened or written. Says which folder and what to do."""
+
+
 def stores_dir(path: str | os.PathLike | None = None) -> Path:
     """Give the absolute path of the stores folder; it need not exist yet.
 
     `path` wins, then the environment's STORES_DIR, then `stores/` of this project.
     """
     return Path(path or os.environ.get("STORES_DIR") or PROJECT_DIR / "stores").expanduser().resolve()
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder if need be. Raises StoreError where it cannot be written or has no space left."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The stores folder {folder} cannot be made: {error}. {ELSEWHERE}") from error
+    if not os.access(folder, os.W_OK):
+        raise StoreError(f"The stores folder {folder} is read-only. {ELSEWHERE}")
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_SPACE:
+        raise StoreError(f"Only {free / 1e6:.1f} MB are free for the stores folder {folder}. {ELSEWHERE}")
 
 
 def database_of(uri: str) -> Path | None:

@@ -4,10 +4,8 @@ tagger = Tagger.load(folder)
 tagger.predict(["Transfer learning with BERT for self-supervised learning"])
 """
 
-import json
-import pickle
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +14,10 @@ import torch
 from support.cnn import CNN
 from support.data import clean
 from support.encoding import LabelEncoder, Tokenizer
+from support.params import Params
+from support.safe import need, read_json, read_weights
 
+FILES = ["params.json", "performance.json", "tokenizer.json", "label_encoder.json", "model.pt"]
 BATCH_SIZE = 512
 
 
@@ -52,18 +53,25 @@ class Tagger:
     def load(cls, folder: str | Path) -> "Tagger":
         """Load a run's five artifacts from a folder: nothing else is needed, nothing is unpickled."""
         folder = Path(folder)
-        params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-        performance = json.loads((folder / "performance.json").read_text(encoding="utf-8"))
+        params = read_json(folder / "params.json", _params)
+        threshold = read_json(folder / "performance.json", _threshold)
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         label_encoder = LabelEncoder.load(folder / "label_encoder.json")
         architecture = ("embedding_dim", "num_filters", "filter_sizes", "hidden_dim", "dropout_p")
-        model = CNN(len(tokenizer), len(label_encoder), **{name: params[name] for name in architecture})
-        with (folder / "model.pt").open("rb") as file:
-            try:
-                weights = torch.load(file, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-                raise pickle.UnpicklingError(
-                    f"{file.name} is damaged or holds more than weights, so it is not loaded. Train again."
-                ) from error
+        sizes = {name: getattr(params, name) for name in architecture}
+        with torch.device("meta"):  # shapes without memory: the params may be anything
+            expected = CNN(len(tokenizer), len(label_encoder), **sizes).state_dict()
+        weights = read_weights(folder / "model.pt", expected)
+        model = CNN(len(tokenizer), len(label_encoder), **sizes)
         model.load_state_dict(weights)
-        return cls(model.eval().requires_grad_(False), tokenizer, label_encoder, performance["threshold"])
+        return cls(model.eval().requires_grad_(False), tokenizer, label_encoder, threshold)
+
+
+def _params(values: dict) -> Params:
+    return Params(**{f.name: values[f.name] for f in fields(Params)})  # later versions may add some
+
+
+def _threshold(performance: dict) -> float:
+    threshold = performance["threshold"]
+    need(isinstance(threshold, float) and 0 <= threshold <= 1, "the threshold must be a number from 0 to 1")
+    return threshold

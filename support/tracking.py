@@ -6,14 +6,13 @@ tagger = tracking.load_tagger(tracking.best_run().info.run_id)
 """
 
 import logging
+import math
 import os
-import platform
-import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.metadata import version
 from tempfile import TemporaryDirectory
 
 import mlflow
@@ -23,10 +22,11 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from support import data, plots
-from support.stores import PROJECT_DIR, SQLITE, database_of, plan_for_many_runs, store_lock
+from support import artifacts, data, ghosts, plots, portable, provenance, vitals
+from support.checkpoint import Checkpoint
+from support.stores import SQLITE, check_writable, database_of, plan_for_many_runs, store_lock
 from support.stores import stores_dir as resolve_stores_dir
-from support.tagger import Tagger
+from support.tagger import FILES, Tagger
 from support.training import OnEpoch, Params, Trained, train_cnn
 
 EXPERIMENT = "baselines"
@@ -42,6 +42,8 @@ def connect(stores_dir: str | os.PathLike | None = None) -> str:
     MLFLOW_TRACKING_URI wins when it is set: a team's server. Otherwise the store is SQLite,
     `mlflow.db` in the stores folder, made on first use, once even when several processes start
     together. MLflow sends no telemetry from here on.
+
+    A store that was moved is told where it is now, and runs of dead processes are set to KILLED.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -52,13 +54,19 @@ def connect(stores_dir: str | os.PathLike | None = None) -> str:
     if not given:
         # MLflow writes it there too, where the next call would take it for the user's own choice.
         os.environ.pop("MLFLOW_TRACKING_URI", None)
+    database = database_of(uri)
+    if database:
+        check_writable(database.parent)
     with store_lock(uri):
         # A new database announces each table that it makes.
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         MlflowClient().search_experiments(max_results=1)
-        if database := database_of(uri):
+        if database:
             plan_for_many_runs(database)
+            portable.repair(database)
+        ghosts.lay()
+        _sweep_checkpoints()
     return uri
 
 
@@ -79,14 +87,20 @@ def set_experiment(name: str = EXPERIMENT) -> str:
 
 
 @contextmanager
-def start_run(run_name: str, experiment: str = EXPERIMENT) -> Iterator[Run]:
-    """Open a run, as mlflow.start_run does, and end it as what it was.
+def start_run(
+    run_name: str | None = None, experiment: str = EXPERIMENT, run_id: str | None = None, **tags: str
+) -> Iterator[Run]:
+    """Open a run, new or (by `run_id`) an earlier one, and end it as what it was.
 
     FINISHED at the end of the block, FAILED after an exception, KILLED after an interrupt. What was
-    logged until then stays.
+    logged until then stays. The machine's load is logged meanwhile.
     """
-    set_experiment(experiment)
-    with mlflow.start_run(run_name=run_name) as run:
+    if run_id:
+        mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
+    else:
+        set_experiment(experiment)
+    tags |= provenance.process_tags()
+    with mlflow.start_run(run_id=run_id, run_name=run_name, tags=tags) as run, vitals.watch(run.info.run_id):
         try:
             yield run
         except (KeyboardInterrupt, SystemExit):
@@ -104,26 +118,20 @@ def describe_run(splits: data.Splits) -> None:
         digest=splits.digest,
     )
     mlflow.log_input(dataset, context="training, validation and test")
-    mlflow.set_tags(
-        {
-            "corpus": splits.corpus,
-            "split_seed": splits.seed,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("mlflow", "torch", "numpy", "pandas", "scikit-learn")},
-        }
-    )
-    if commit := _git_commit():
-        mlflow.set_tag("mlflow.source.git.commit", commit)
+    mlflow.set_tags({"corpus": splits.corpus, "split_seed": splits.seed})
+    provenance.record(splits)
 
 
 def log_trained(trained: Trained, splits: data.Splits) -> None:
     """Log to the current run what a training gave: metrics, the five artifacts, the figures."""
     overall = trained.performance["overall"]
-    mlflow.log_metrics({"best_val_loss": trained.best_val_loss, "best_epoch": trained.best_epoch})
-    mlflow.log_metrics({name: overall[name] for name in ("precision", "recall", "f1")})
+    log = _Once()
+    log({"best_val_loss": trained.best_val_loss, "best_epoch": trained.best_epoch})
+    log({name: overall[name] for name in ("precision", "recall", "f1")})
     with TemporaryDirectory() as folder:
         trained.save(folder)
         mlflow.log_artifacts(folder)
+        artifacts.sign(folder)
     for name, figure in figures(trained, splits).items():
         mlflow.log_figure(figure, f"plots/{name}.png")
 
@@ -141,11 +149,15 @@ def figures(trained: Trained, splits: data.Splits) -> dict:
 
 @contextmanager
 def log_epochs(num_epochs: int) -> Iterator[OnEpoch]:
-    """Give an `on_epoch` that logs each epoch's metrics to the current run and moves a progress bar."""
+    """Give an `on_epoch` that logs each epoch's metrics to the current run and moves a progress bar.
+
+    An epoch that the run has already is not logged again.
+    """
+    log = _Once()
     with tqdm(total=num_epochs, unit="epoch", file=sys.stdout) as bar:
 
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            mlflow.log_metrics(metrics, step=epoch)
+            log(metrics, step=epoch)
             bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
             bar.update()
 
@@ -155,12 +167,30 @@ def log_epochs(num_epochs: int) -> Iterator[OnEpoch]:
 def train_and_log(params: Params, splits: data.Splits, run_name: str = "cnn") -> str:
     """Train in a tracked run and give its id: the lines of notebook 01 in one call."""
     with start_run(run_name) as run:
-        mlflow.log_params(asdict(params))
-        describe_run(splits)
-        with log_epochs(params.num_epochs) as on_epoch:
-            trained = train_cnn(params, splits, on_epoch)
-        log_trained(trained, splits)
+        train_in(run, params, splits)
+    checkpoint_of(run.info.run_id).remove()
     return run.info.run_id
+
+
+def train_in(run: Run, params: Params, splits: data.Splits, start_from: Tagger | None = None) -> None:
+    """Train in the current run and log all of it. What the run has already is not done again."""
+    mlflow.log_params(asdict(params))
+    if artifacts.digests_of(run).get(provenance.DATA) is None:
+        describe_run(splits)
+    started = time.monotonic()
+    with log_epochs(params.num_epochs) as on_epoch:
+        trained = train_cnn(params, splits, on_epoch, checkpoint_of(run.info.run_id), start_from)
+    mlflow.set_tag(
+        "training_seconds", round(time.monotonic() - started, 1)
+    )  # since it was resumed, if it was
+    log_trained(trained, splits)
+
+
+def checkpoint_of(run_id: str) -> Checkpoint:
+    """Give the place of a run's state while it trains: beside the store, or in stores/ for a server's run."""
+    database = database_of(mlflow.get_tracking_uri())
+    folder = database.parent if database else resolve_stores_dir()
+    return Checkpoint(folder / "checkpoints" / f"{run_id}.pt")
 
 
 def ensure_run() -> Run:
@@ -197,13 +227,16 @@ def runs_table(experiment: str = EXPERIMENT, metric: str = "f1", max_results: in
 
 
 def load_tagger(run_id: str) -> Tagger:
-    """Rebuild the model of a run from its artifacts. Raises NoRunError where the run or they are missing."""
+    """Rebuild the model of a run from its artifacts, if they are the bytes that were logged.
+
+    Raises NoRunError where the run or they are missing, ArtifactError where they are damaged.
+    """
     with TemporaryDirectory() as folder:
         try:
-            mlflow.artifacts.download_artifacts(run_id=run_id, dst_path=folder)
-            return Tagger.load(folder)
+            artifacts.fetch(mlflow.get_run(run_id), FILES, folder)
         except (MlflowException, FileNotFoundError) as error:
             raise NoRunError(f"Run {run_id} cannot be loaded: {error}") from error
+        return Tagger.load(folder)
 
 
 def _search(experiment: str, metric: str, max_results: int) -> list[Run]:
@@ -225,11 +258,35 @@ def _search(experiment: str, metric: str, max_results: int) -> list[Run]:
     return runs
 
 
-def _git_commit() -> str | None:
-    """Give the commit of the project's code, or None outside a git checkout."""
-    try:
-        command = ["git", "-C", str(PROJECT_DIR), "rev-parse", "HEAD"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()
+class _Once:
+    """Logs metrics to the current run, but no step of a metric a second time, as MLflow would."""
+
+    def __init__(self) -> None:
+        client, run = MlflowClient(), mlflow.get_run(mlflow.active_run().info.run_id)
+        names = [name for name in run.data.metrics if not name.startswith("system/")]
+        history = {name: client.get_metric_history(run.info.run_id, name) for name in names}
+        self.logged = {(m.key, m.step): m.value for metrics in history.values() for m in metrics}
+
+    def __call__(self, metrics: dict[str, float], step: int = 0) -> None:
+        for name, value in metrics.items():
+            if math.isfinite(value) and self.logged.get((name, step), value) != value:
+                raise RuntimeError(
+                    f"{name} of step {step} is {value!r} now, and the run has logged "
+                    f"{self.logged[name, step]!r}: this is not the same training. Start a new run."
+                )
+        new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
+        if new:
+            mlflow.log_metrics(new, step=step)
+
+
+def _sweep_checkpoints() -> None:
+    """Remove the checkpoints of finished runs: who is killed in a run's last moment leaves one."""
+    for path in checkpoint_of("*").path.parent.glob("*.pt"):
+        try:
+            finished = mlflow.get_run(path.stem).info.status == "FINISHED"
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            finished = False  # a run of another store, a server's say, that keeps its checkpoints here too
+        if finished:
+            Checkpoint(path).remove()

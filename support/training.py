@@ -9,90 +9,23 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from support.checkpoint import Checkpoint
 from support.cnn import CNN
 from support.data import DataError, Splits
 from support.encoding import LabelEncoder, Tokenizer
 from support.evaluation import best_threshold, get_performance
+from support.params import Params
 from support.tagger import Tagger
 
 OnEpoch = Callable[[int, dict[str, float]], None]
-
-
-@dataclass(frozen=True)
-class Params:
-    """The arguments of a training; the defaults are the lesson's. Raises ValueError for a bad value."""
-
-    char_level: bool = True
-    filter_sizes: list[int] = field(default_factory=lambda: list(range(1, 11)))
-    batch_size: int = 64
-    embedding_dim: int = 128
-    num_filters: int = 128
-    hidden_dim: int = 128
-    dropout_p: float = 0.5
-    lr: float = 2e-4
-    num_epochs: int = 200
-    patience: int = 10
-    seed: int = 1234
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            object.__setattr__(self, f.name, _plain(getattr(self, f.name)))
-        checks = {
-            "char_level": ("True or False", lambda value: isinstance(value, bool)),
-            "filter_sizes": ("a list of different whole numbers from 1", _are_widths),
-            "dropout_p": (
-                "a number from 0 up to but not 1",
-                lambda value: _is_number(value) and 0 <= value < 1,
-            ),
-            "lr": ("a number above 0", lambda value: _is_number(value) and 0 < value < math.inf),
-            "seed": (
-                "a whole number from 0 to 2**32 - 1",
-                lambda value: _is_int(value) and 0 <= value < 2**32,
-            ),
-        }
-        for name, value in asdict(self).items():
-            wanted, holds = checks.get(
-                name, ("a whole number from 1", lambda value: _is_int(value) and value > 0)
-            )
-            if not holds(value):
-                raise ValueError(f"{name} must be {wanted}, and {value!r} is not.")
-
-    @classmethod
-    def from_dict(cls, values: dict) -> "Params":
-        """Make params from a mapping, such as params.json holds. Raises ValueError for an unknown name."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"Unknown params: {', '.join(unknown)}. Known are: {', '.join(known)}.")
-        return cls(**values)
-
-
-def _plain(value: object) -> object:
-    """Give what JSON can hold: NumPy's numbers as Python's, a tuple or an array as a list."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return [_plain(v) for v in value] if isinstance(value, list | tuple | range) else value
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) or _is_int(value)
-
-
-def _are_widths(value: object) -> bool:
-    if not isinstance(value, list) or not all(_is_int(k) and k > 0 for k in value):
-        return False
-    return 0 < len(set(value)) == len(value)
+OnState = Callable[[dict], None]
 
 
 @dataclass(frozen=True)
@@ -149,6 +82,8 @@ class Trainer:
         self.params = params
         self.optimizer = torch.optim.Adam(model.parameters(), lr=params.lr, fused=True)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5)
+        self.history: list[dict[str, float]] = []
+        self.best_weights: dict[str, Tensor] = {}
 
     def train_step(self, examples: Examples) -> float:
         """Train for one epoch; give the mean loss of an example."""
@@ -175,33 +110,76 @@ class Trainer:
         return self.eval_step(examples)[1]
 
     def train(
-        self, train: Examples, val: Examples, on_epoch: OnEpoch | None = None
+        self, train: Examples, val: Examples, on_epoch: OnEpoch | None = None, save: OnState | None = None
     ) -> list[dict[str, float]]:
         """Train until the validation loss has not improved for `patience` epochs; keep the best weights.
 
-        `on_epoch(epoch, metrics)` is called after every epoch, the last included. Raises
-        FloatingPointError when a loss is no longer a number.
+        After every epoch, the last included, `save(state)` is called, and then `on_epoch(epoch, metrics)`.
+        Epochs that `load_state_dict` brought are told to `on_epoch` again. Raises FloatingPointError when a
+        loss is no longer a number.
         """
-        history: list[dict[str, float]] = []
-        best, best_epoch, best_weights = math.inf, 0, {}
-        for epoch in range(1, self.params.num_epochs + 1):
+        for epoch, metrics in enumerate(self.history if on_epoch else [], start=1):
+            on_epoch(epoch, metrics)
+        while not self.finished:
             lr = self.optimizer.param_groups[0]["lr"]
             metrics = {"train_loss": self.train_step(train), "val_loss": self.eval_step(val)[0], "lr": lr}
-            history.append(metrics)
+            epoch = len(self.history) + 1
+            finite = all(map(math.isfinite, metrics.values()))
+            if finite:
+                self.history.append(metrics)
+                self.scheduler.step(metrics["val_loss"])
+                if self.best_epoch == epoch:
+                    self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
+                if save:
+                    save(self.state_dict())
             if on_epoch:
                 on_epoch(epoch, metrics)
-            if not all(map(math.isfinite, metrics.values())):
+            if not finite:
                 raise FloatingPointError(
                     f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}."
                 )
-            self.scheduler.step(metrics["val_loss"])
-            if metrics["val_loss"] < best:
-                best, best_epoch = metrics["val_loss"], epoch
-                best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
-            elif epoch - best_epoch >= self.params.patience:
-                break
-        self.model.load_state_dict(best_weights)
-        return history
+        self.model.load_state_dict(self.best_weights)
+        return self.history
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the lowest validation loss, the first of equals; 0 before any."""
+        losses = [metrics["val_loss"] for metrics in self.history]
+        return losses.index(min(losses)) + 1 if losses else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are over, or the last `patience` of them brought nothing better."""
+        epoch = len(self.history)
+        return epoch >= self.params.num_epochs or epoch - self.best_epoch >= self.params.patience
+
+    def state_dict(self) -> dict:
+        """Give all that the rest of the training depends on."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": _random_states(),
+            "best_weights": self.best_weights,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave, as if nothing had come between."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.best_weights, self.history = state["best_weights"], state["history"]
+        for name, random_state in state["random"].items():
+            _DEVICES[name].set_rng_state(random_state)
+
+
+_DEVICES = {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}
+
+
+def _random_states() -> dict[str, Tensor]:
+    """Give the states of the random number generators in use: the CPU's, and the device's if it has one."""
+    return {name: _DEVICES[name].get_rng_state() for name in {"cpu", best_device().type}}
 
 
 def best_device() -> torch.device:
@@ -211,10 +189,18 @@ def best_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def train_cnn(params: Params, splits: Splits, on_epoch: OnEpoch | None = None) -> Trained:
+def train_cnn(
+    params: Params,
+    splits: Splits,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Checkpoint | None = None,
+    start_from: Tagger | None = None,
+) -> Trained:
     """Train a CNN on `splits` and measure it on the test split, as the lesson's function of that name.
 
-    The same params, data and machine give the same result to the last digit.
+    The same params, data and machine give the same result to the last digit. With a `checkpoint` the state is
+    saved after every epoch, and a training that was cut off goes on from there, to the same result. With
+    `start_from` the weights begin as that tagger's.
     """
     torch.manual_seed(params.seed)
     device = best_device()
@@ -236,19 +222,47 @@ def train_cnn(params: Params, splits: Splits, on_epoch: OnEpoch | None = None) -
         hidden_dim=params.hidden_dim,
         dropout_p=params.dropout_p,
     ).to(device)
+    if start_from:
+        warm_start(model, tokenizer, label_encoder, start_from)
     weight = class_weights(splits.train.tags, label_encoder.classes).to(device)
     trainer = Trainer(model, nn.BCEWithLogitsLoss(weight=weight), params)
     # cuDNN may pick a kernel whose sums come in another order each time.
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
-        history = trainer.train(train, val, on_epoch)
+        if checkpoint and (state := checkpoint.load()):
+            trainer.load_state_dict(state)
+        history = trainer.train(train, val, on_epoch, checkpoint.save if checkpoint else None)
         threshold = best_threshold(val.targets.cpu().numpy(), trainer.predict_step(val))
         predictions = trainer.predict_step(test) >= threshold
     performance = get_performance(test.targets.cpu().numpy(), predictions, label_encoder.classes)
-    best_epoch = min(range(len(history)), key=lambda i: history[i]["val_loss"]) + 1
+    best_epoch = trainer.best_epoch
     best_val_loss = history[best_epoch - 1]["val_loss"]
     return Trained(
         params, model, tokenizer, label_encoder, threshold, performance, best_val_loss, best_epoch, history
     )
+
+
+def warm_start(model: CNN, tokenizer: Tokenizer, label_encoder: LabelEncoder, tagger: Tagger) -> None:
+    """Take over the weights of `tagger`, whose layers must have the same sizes.
+
+    The rows of tokens and tags are matched by name; those that `tagger` does not know keep their own weights.
+    """
+    now, before = (
+        {name: i for i, name in enumerate(e.classes)} for e in (label_encoder, tagger.label_encoder)
+    )
+    by_name = {
+        "embeddings.weight": (tokenizer.token_to_index, tagger.tokenizer.token_to_index),
+        "fc2.weight": (now, before),
+        "fc2.bias": (now, before),
+    }
+    learned = tagger.model.state_dict()
+    for name, weights in model.state_dict().items():
+        if name in by_name:
+            now, before = by_name[name]
+            known = [key for key in now if key in before]
+            rows = learned[name][[before[key] for key in known]]
+            weights[[now[key] for key in known]] = rows.to(weights.device)
+        else:
+            weights.copy_(learned[name])
 
 
 def class_weights(tags: Iterable[list[str]], classes: list[str]) -> Tensor:

@@ -72,7 +72,8 @@ LEFT = {
     "01_tracked_training": ["cnn"],
     "02_dashboard": ["cnn", "cnn-20-epochs"],
     "03_best_run": ["cnn"],
-    "series": ["cnn", "cnn-20-epochs"],
+    "04_reproduce_and_resume": ["cut-off", "cut-off retrained"],
+    "series": ["cnn", "cnn-20-epochs", "cut-off", "cut-off retrained"],
 }
 
 

@@ -1,0 +1,133 @@
+"""Trainings to be killed: what the processes of test_survival.py run."""
+
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import mlflow
+import mlflow.store.tracking.sqlalchemy_store  # else each process imports it anew, for seconds
+import sqlalchemy
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+
+from support import checkpoint, lineage, provenance, tracking
+from support.data import SAMPLE_DIR, Splits, load_projects, split
+from support.params import Params
+
+PARAMS = Params(embedding_dim=16, num_filters=8, filter_sizes=[1, 2, 3], hidden_dim=16, lr=0.01, num_epochs=6)
+
+
+def sample_splits() -> Splits:
+    """Give the sample corpus, split."""
+    return split(load_projects(SAMPLE_DIR))
+
+
+def train(stores: str, moment: str | None = None) -> None:
+    """Train in a tracked run and die at `moment`, if one is named."""
+    _begin(stores, moment)
+    tracking.train_and_log(PARAMS, sample_splits())
+
+
+def resume(stores: str, run_id: str, named: bool = False, moment: str | None = None) -> None:
+    """Resume a run, with its params and data named or without, and die at `moment`, if one is named."""
+    _begin(stores, moment)
+    lineage.resume(run_id, PARAMS if named else None, sample_splits() if named else None)
+
+
+def log_runs(stores: str, count: int) -> None:
+    """Open a store that may not exist yet, and log so many small runs."""
+    _begin(stores, None)
+    client, experiment = MlflowClient(), tracking.set_experiment("many")
+    for number in range(count):
+        run_id = client.create_run(experiment, run_name=f"{os.getpid()}-{number}").info.run_id
+        client.log_batch(run_id, [Metric("loss", 1.0, 0, 1)], [Param("number", str(number))])
+        client.set_terminated(run_id)
+
+
+def wait_in_run(stores: str) -> None:
+    """Open a run and stay in it."""
+    _begin(stores, None)
+    with tracking.start_run("waits"):
+        (Path(stores) / "waiting").touch()
+        time.sleep(600)
+
+
+def _begin(stores: str, moment: str | None) -> None:
+    torch.set_num_threads(1)
+    os.environ["STORES_DIR"] = stores
+    tracking.connect()
+    if moment:
+        MOMENTS[moment]()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _at(owner: object, name: str, nth: int = 1, after: bool = False) -> None:
+    """Die when `owner.name` is called for the nth time: before it does anything, or after it is done."""
+    original, calls = getattr(owner, name), []
+
+    def replacement(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == nth and not after:
+            _die()
+        result = original(*args, **kwargs)
+        if len(calls) == nth:
+            _die()
+        return result
+
+    setattr(owner, name, replacement)
+
+
+def _half_a_checkpoint() -> None:
+    written = []
+
+    def fsync(number: int) -> None:
+        written.append(number)
+        if len(written) == 3:
+            os.ftruncate(number, os.fstat(number).st_size // 2)
+            _die()
+
+    checkpoint.os.fsync = fsync
+
+
+def _half_a_model() -> None:
+    original = shutil.copyfile
+
+    def copyfile(source, target, **kwargs):
+        if Path(source).name == "model.pt":
+            content = Path(source).read_bytes()
+            Path(target).write_bytes(content[: len(content) // 2])
+            _die()
+        return original(source, target, **kwargs)
+
+    shutil.copyfile = copyfile
+
+
+def _between_insert_and_commit() -> None:
+    inserts = []
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "after_cursor_execute")
+    def executed(connection, cursor, statement, parameters, context, many):
+        if statement.startswith("INSERT INTO metrics") and "system" not in str(parameters):
+            inserts.append(statement)
+            if len(inserts) == 4:
+                _die()
+
+
+MOMENTS = {
+    "before the data is recorded": lambda: _at(provenance, "record"),
+    "before the first epoch": lambda: _at(tracking, "train_cnn"),
+    "with half a checkpoint written": _half_a_checkpoint,
+    "between checkpoint and metrics": lambda: _at(mlflow, "log_metrics", nth=2),
+    "after an epoch's metrics": lambda: _at(mlflow, "log_metrics", nth=3, after=True),
+    "between insert and commit": _between_insert_and_commit,
+    "between the last metrics": lambda: _at(mlflow, "log_metrics", nth=7, after=True),
+    "with half a model written": _half_a_model,
+    "while figures are drawn": lambda: _at(mlflow, "log_figure", nth=2),
+    "before the run is ended": lambda: _at(MlflowClient, "set_terminated"),
+}
