@@ -19,6 +19,8 @@ from support.data import DataError, Splits
 from support.stores import StoreError, stores_dir
 from support.training import Trainer, train_cnn
 
+pytestmark = pytest.mark.record
+
 PARAMS = replace(SMALL, num_epochs=3, lr=0.01)
 
 

@@ -14,6 +14,8 @@ from test_safe import SMALL
 
 from support import artifacts, cleanup, lineage, portable, tracking, transfer
 
+pytestmark = pytest.mark.record
+
 TEXTS = ["transfer learning with bert"]
 
 

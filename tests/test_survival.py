@@ -23,7 +23,10 @@ from support import ghosts, lineage, provenance, tracking
 from support.checkpoint import Checkpoint, CheckpointError
 from support.stores import PROJECT_DIR
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="There is no SIGKILL on Windows.")
+pytestmark = [
+    pytest.mark.record,
+    pytest.mark.skipif(sys.platform == "win32", reason="There is no SIGKILL on Windows."),
+]
 RANDOM_MOMENTS = 12
 
 

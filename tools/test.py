@@ -16,6 +16,7 @@ NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
 def pytest(stores: Path, *arguments: str) -> None:
     """Run pytest with `stores` as the store, and end here when it fails."""
     environment = {**os.environ, "STORES_DIR": str(stores), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see support/environment.py
     for name in ("MLFLOW_TRACKING_URI", "NGROK_AUTHTOKEN"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
