@@ -10,7 +10,7 @@ from selenium.webdriver.common.by import By
 
 from support import dashboard
 
-pytestmark = pytest.mark.dashboard
+pytestmark = pytest.mark.once
 
 if not (CHROMIUM and DRIVER):
     assert not os.environ.get("CI"), "CI must have Chromium: apt-get install chromium chromium-driver"

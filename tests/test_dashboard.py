@@ -30,7 +30,7 @@ from jupyter_client.manager import KernelManager
 from support import contact, dashboard, tracking, tunnel
 from support.contact import DashboardError
 
-pytestmark = pytest.mark.dashboard
+pytestmark = pytest.mark.once
 
 CYCLES = int(os.environ.get("DASHBOARD_CYCLES", 4))
 KILLS = int(os.environ.get("DASHBOARD_KILLS", 4))

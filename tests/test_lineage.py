@@ -19,7 +19,7 @@ from support.data import DataError, Splits
 from support.stores import StoreError, stores_dir
 from support.training import Trainer, train_cnn
 
-pytestmark = pytest.mark.record
+pytestmark = pytest.mark.once
 
 PARAMS = replace(SMALL, num_epochs=3, lr=0.01)
 

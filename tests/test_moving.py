@@ -14,7 +14,7 @@ from test_safe import SMALL
 
 from support import artifacts, cleanup, lineage, portable, tracking, transfer
 
-pytestmark = pytest.mark.record
+pytestmark = pytest.mark.once
 
 TEXTS = ["transfer learning with bert"]
 

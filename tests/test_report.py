@@ -8,7 +8,7 @@ from dashboard_parts import make_runs, stores  # noqa: F401
 
 from support import report, tracking
 
-pytestmark = pytest.mark.dashboard
+pytestmark = pytest.mark.once
 
 
 class Parts(html.parser.HTMLParser):

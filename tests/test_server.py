@@ -12,7 +12,7 @@ from dashboard_parts import ROOT, stores  # noqa: F401
 
 from support import server
 
-pytestmark = pytest.mark.dashboard
+pytestmark = pytest.mark.once
 
 
 def start(tmp_path, **config) -> subprocess.Popen:

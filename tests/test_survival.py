@@ -24,7 +24,7 @@ from support.checkpoint import Checkpoint, CheckpointError
 from support.stores import PROJECT_DIR
 
 pytestmark = [
-    pytest.mark.record,
+    pytest.mark.once,
     pytest.mark.skipif(sys.platform == "win32", reason="There is no SIGKILL on Windows."),
 ]
 RANDOM_MOMENTS = 12

@@ -14,7 +14,7 @@ from dashboard_parts import family, make_runs, ngrok, role, stores  # noqa: F401
 from support import agent, dashboard, tunnel
 from support.agent import TunnelError
 
-pytestmark = pytest.mark.dashboard
+pytestmark = pytest.mark.once
 
 SECRET = "correct-horse-battery"
 
