@@ -8,13 +8,14 @@ results, many times faster. The model decides by itself.
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
-from support.lookup import PAD, conv_max, fold, lengths, pad
+from support.lookup import PAD, conv_max, fold, lengths, pad, short_steps
 
-# On the CPU, look-up beats convolution up to about this many tokens: see benchmarks/.
+# On the CPU, look-up beats convolution up to this many tokens at least: see benchmarks/results/.
 LOOKUP_VOCAB_SIZE = 512
 
 
@@ -62,6 +63,10 @@ class CNN(nn.Module):
         """Whether look-up tables pay: on the CPU, for a vocabulary of characters."""
         table = self.embeddings.weight
         return table.device.type == "cpu" and len(table) <= LOOKUP_VOCAB_SIZE
+
+    def tuned(self) -> AbstractContextManager:
+        """Give the context in which the model trains and tags fastest."""
+        return short_steps() if self.uses_lookup else nullcontext()
 
     def _lookup(self, tokens: Tensor) -> Tensor:
         bias = torch.cat([conv.bias for conv in self.conv])

@@ -2,7 +2,8 @@
 
 The default is the corpus of Made With ML's lesson "Experiment Tracking". Without a network it is
 the sample corpus that ships beside this file. Your own data works too: name a folder with the same two
-files. `projects.json` is a list of {"title", "description", "tags"}, and `tags.json` is a list of {"tag"}.
+files. `projects.json` is a list of {"title", "description", "tags"}; `tags.json` is a list of {"tag"}, each
+with or without "aliases", a list of other names.
 
     df = load_projects()          # columns: text (clean), tags (list of str)
     splits = split(df, seed=1234)  # .train .val .test
@@ -15,6 +16,7 @@ import re
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +50,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Splits:
-    """Three DataFrames with `text` and `tags`, and where they come from."""
+    """Three DataFrames with `text` and `tags`, where they come from, and the other names of tags."""
 
     train: pd.DataFrame
     val: pd.DataFrame
@@ -57,6 +59,7 @@ class Splits:
     seed: int
     source: str = ""
     source_digest: str = ""
+    aliases: dict[str, list[str]] = dataclass_field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -66,7 +69,9 @@ class Splits:
 
     def save(self, path: Path) -> None:
         """Write all of it to `path` as JSON."""
-        facts = {name: getattr(self, name) for name in ("corpus", "seed", "source", "source_digest")}
+        facts = {
+            name: getattr(self, name) for name in ("corpus", "seed", "source", "source_digest", "aliases")
+        }
         for name in ("train", "val", "test"):
             facts[name] = getattr(self, name)[["text", "tags"]].to_dict("records")
         path.write_text(json.dumps(facts, indent=0) + "\n", encoding="utf-8")
@@ -79,6 +84,8 @@ class Splits:
             for name in ("train", "val", "test"):
                 rows = [(str(row["text"]), list(map(str, row["tags"]))) for row in facts[name]]
                 facts[name] = pd.DataFrame(rows, columns=["text", "tags"])
+            aliases = dict(facts.get("aliases", {}))  # earlier files have none
+            facts["aliases"] = {tag: list(map(str, names)) for tag, names in aliases.items()}
             return cls(**facts)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise DataError(f"{path} does not hold splits: {error!r}.") from error
@@ -94,7 +101,8 @@ def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 
     """
     source = source or os.environ.get("LESSON_DATA_DIR")
     folder = Path(source).expanduser() if source else _lesson_dir()
-    tags_in_use = {entry["tag"] for entry in _read(folder / "tags.json", tag=str)} - TOO_BROAD
+    aliases = _aliases(folder / "tags.json")
+    tags_in_use = aliases.keys() - TOO_BROAD
     projects = _read(folder / "projects.json", title=str, description=str, tags=list)
 
     df = pd.DataFrame(
@@ -115,6 +123,7 @@ def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 
     elsewhere = {"lesson": LESSON_URL, "sample": "support/sample"}
     files = b"".join((folder / name).read_bytes() for name in LESSON_SHA256)
     df.attrs["corpus"] = corpus
+    df.attrs["aliases"] = {tag: aliases[tag] for tag in sorted(set(df.tags.explode()))}
     df.attrs["source"] = elsewhere.get(corpus, str(folder.resolve()))
     df.attrs["source_digest"] = hashlib.sha256(files).hexdigest()[:16]
     return df
@@ -156,7 +165,7 @@ def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
     parts = [df.iloc[sorted(part)].reset_index(drop=True) for part in (train, val, test)]
     if not all(map(len, parts)):
         raise DataError(too_few)
-    facts = {name: df.attrs.get(name, "") for name in ("source", "source_digest")}
+    facts = {name: df.attrs[name] for name in ("source", "source_digest", "aliases") if name in df.attrs}
     return Splits(*parts, corpus=df.attrs.get("corpus", "unnamed"), seed=seed, **facts)
 
 
@@ -243,6 +252,17 @@ def _read(path: Path, **fields: type) -> list[dict]:
                     f"each needs {', '.join(fields)}."
                 )
     return entries
+
+
+def _aliases(path: Path) -> dict[str, list[str]]:
+    """Read the tags: each with its other names."""
+    aliases = {}
+    for number, entry in enumerate(_read(path, tag=str)):
+        names = entry.get("aliases", [])
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise DataError(f"{path}: entry {number} has aliases that are no list of str. Correct the entry.")
+        aliases[entry["tag"]] = names
+    return aliases
 
 
 def _sha256(path: Path) -> str | None:

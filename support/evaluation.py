@@ -1,7 +1,15 @@
-"""How good predictions are, and where to put the threshold between a tag and no tag."""
+"""How good predictions are, how long they take, and where to put the threshold between a tag and no tag."""
+
+import statistics
+import time
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from sklearn.metrics import precision_recall_fscore_support
+
+if TYPE_CHECKING:
+    from support.tagger import TextTagger
 
 
 def best_threshold(targets: np.ndarray, probabilities: np.ndarray) -> float:
@@ -37,3 +45,22 @@ def get_performance(targets: np.ndarray, predictions: np.ndarray, classes: list[
             for name, row in zip(classes, np.stack(by_class, axis=1), strict=True)
         },
     }
+
+
+def measure(tagger: "TextTagger", part: pd.DataFrame) -> dict:
+    """Give `get_performance` of a tagger on one of the splits."""
+    targets, predictions = (
+        tagger.label_encoder.encode(tags) for tags in (part.tags, tagger.predict(part.text))
+    )
+    return get_performance(targets, predictions, tagger.label_encoder.classes)
+
+
+def latency_ms(tagger: "TextTagger", texts: list[str]) -> float:
+    """Give the milliseconds that tagging one text takes: the median over `texts`, after one to warm up."""
+    tagger.predict(texts[:1])
+    seconds = []
+    for text in texts:
+        started = time.perf_counter()
+        tagger.predict([text])
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds) * 1000

@@ -17,14 +17,36 @@ The result equals nn.Embedding + nn.Conv1d + max to rounding: tests/test_cnn.py 
 What it does not do: an activation before the maximum. The lesson's model has none.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 PAD = 0
-WINDOWS_A_PIECE = 1500
+WINDOWS_A_PIECE = 600
+
+
+@contextmanager
+def short_steps() -> Iterator[None]:
+    """Set PyTorch up for many steps of milliseconds each: one thread, and memory that stays.
+
+    More threads do not pay. They wait for each other by spinning, and when something else wants the cores
+    too, that takes an epoch from a third of a second to ten. With one thread the sums also come out the
+    same to the last digit on any number of cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # glibc gives freed memory back to the system, and new pages would cost a quarter of the time. It keeps
+    # up to twice the largest block that was ever freed: 31 MiB, never written to, teach it so. Source:
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in https://man7.org/linux/man-pages/man3/mallopt.3.html
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def lengths(tokens: Tensor) -> Tensor:
@@ -52,6 +74,20 @@ def fold(embeddings: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return torch.cat(columns, 1).unflatten(1, (-1, len(weights[0])))
 
 
+@cache
+@torch.inference_mode(False)  # what tagging keeps here, training uses too
+def columns(widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Describe the table's columns: int64 (sum(widths),) twice, and (len(widths),).
+
+    For each column, which token of a window as wide as the widest it reads, and for which width; for each
+    width, its first column.
+    """
+    widest = max(widths)
+    reads = torch.cat([torch.arange(k) + (widest - 1) // 2 - (k - 1) // 2 for k in widths])
+    width_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
+    return reads, width_of, torch.tensor([0, *widths[:-1]]).cumsum(0)
+
+
 def conv_max(tokens: Tensor, table: Tensor, widths: Sequence[int]) -> Tensor:
     """Embed, convolve without bias and take the maximum over time, for several filter widths at once.
 
@@ -61,7 +97,7 @@ def conv_max(tokens: Tensor, table: Tensor, widths: Sequence[int]) -> Tensor:
     # Texts of like length share a piece, so that little of it is padding. The longest come first: their
     # piece takes the memory that all the others then use again.
     order = lengths(tokens).argsort(descending=True)
-    return LookupMax.apply(tokens[order], table, list(widths))[order.argsort()]
+    return LookupMax.apply(tokens[order], table, tuple(widths))[order.argsort()]
 
 
 class LookupMax(torch.autograd.Function):
@@ -72,13 +108,9 @@ class LookupMax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, tokens: Tensor, table: Tensor, widths: list[int]) -> Tensor:
+    def forward(ctx, tokens: Tensor, table: Tensor, widths: tuple[int, ...]) -> Tensor:
         widest, num_filters = max(widths), table.shape[2]
-        # For each column of the table: which token of a window `widest` wide it reads, and for which width.
-        reads = torch.cat([torch.arange(k) + (widest - 1) // 2 - (k - 1) // 2 for k in widths])
-        width_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
-        first_column = torch.tensor([0, *widths[:-1]]).cumsum(0)
-
+        reads, width_of, first_column = columns(widths)
         longest = lengths(tokens).tolist()
         padded = pad(tokens, max(longest, default=0), widest).int()
         best = table.new_empty(len(tokens), len(widths) * num_filters)
@@ -107,9 +139,9 @@ class LookupMax(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
         padded, winners, reads, width_of = ctx.saved_tensors
         # What stood where each filter won: (N, columns * num_filters), then its place in the table.
-        read = (winners[:, width_of] + reads.unsqueeze(1)).flatten(1)
+        read = winners.index_select(1, width_of).add_(reads.unsqueeze(1)).flatten(1)
         places = padded.long().gather(1, read).mul_(read.shape[1]).add_(torch.arange(read.shape[1]))
         table_grad = grad.new_zeros(ctx.table_shape)
-        grad = grad.view_as(winners)[:, width_of]
+        grad = grad.view_as(winners).index_select(1, width_of)
         table_grad.view(-1).scatter_add_(0, places.flatten(), grad.flatten())
         return None, table_grad, None

@@ -57,4 +57,6 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ArtifactError(
             f"{path.name} does not fit params, tokens and tags: see {', '.join(map(str, names))}."
         )
+    if not all(weight.isfinite().all() for weight in weights.values()):
+        raise ArtifactError(f"{path.name} is damaged: not all weights are finite numbers.")
     return weights

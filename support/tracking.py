@@ -9,10 +9,10 @@ import logging
 import math
 import os
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
@@ -22,26 +22,36 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from support import artifacts, data, ghosts, plots, portable, provenance, vitals
+from support import artifacts, data, ghosts, models, offline, once, plots, portable, provenance, vitals
 from support.checkpoint import Checkpoint
-from support.stores import SQLITE, check_writable, database_of, plan_for_many_runs, store_lock
+from support.evaluation import latency_ms
+from support.params import Checked, Params
+from support.runs import (  # noqa: F401 - runs_table and load_tagger for callers
+    EXPERIMENT,
+    NoRunError,
+    best_run,
+    find_experiment,
+    load_tagger,
+    runs_table,
+)
+from support.sides import ORIGIN
+from support.stores import check_writable, database_of, local_uri, plan_for_many_runs, store_lock
 from support.stores import stores_dir as resolve_stores_dir
-from support.tagger import FILES, Tagger
-from support.training import OnEpoch, Params, Trained, train_cnn
+from support.tagger import Tagger
+from support.trained import Trained
+from support.training import OnEpoch
 
-EXPERIMENT = "baselines"
-
-
-class NoRunError(LookupError):
-    """The store holds no run that fits what was asked for."""
+# The machine decides about these too: a run that is done again may have others.
+MEASURED = ("training_seconds", "size_bytes", "latency_ms")
 
 
 def connect(stores_dir: str | os.PathLike | None = None) -> str:
     """Point MLflow at the store and give its tracking URI.
 
-    MLFLOW_TRACKING_URI wins when it is set: a team's server. Otherwise the store is SQLite,
-    `mlflow.db` in the stores folder, made on first use, once even when several processes start
-    together. MLflow sends no telemetry from here on.
+    MLFLOW_TRACKING_URI wins when it is set: a team's server. Otherwise, and while that server is away, the
+    store is SQLite, `mlflow.db` in the stores folder, made on first use, once even when several processes
+    start together. MLflow sends no telemetry from here on. Raises ServerRefuses where the server does not
+    let this user in.
 
     A store that was moved is told where it is now, and runs of dead processes are set to KILLED.
     """
@@ -49,11 +59,12 @@ def connect(stores_dir: str | os.PathLike | None = None) -> str:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     mlflow.telemetry.set_telemetry_client()
     given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = given or f"{SQLITE}{(resolve_stores_dir(stores_dir) / 'mlflow.db').as_posix()}"
+    uri = offline.uri_or_local(given, local_uri(stores_dir))
     mlflow.set_tracking_uri(uri)
-    if not given:
-        # MLflow writes it there too, where the next call would take it for the user's own choice.
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    # MLflow writes it there too, where the next call would take it for the user's own choice.
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if given:
+        os.environ["MLFLOW_TRACKING_URI"] = given
     database = database_of(uri)
     if database:
         check_writable(database.parent)
@@ -74,15 +85,18 @@ def set_experiment(name: str = EXPERIMENT) -> str:
     """Make the experiment the current one, create it if need be, and give its id."""
     uri = mlflow.get_tracking_uri()
     with store_lock(uri):
-        experiment = mlflow.get_experiment_by_name(name)
-        if experiment is None:
+        if find_experiment(name) is None:
             # Without a location of its own, artifacts would land in the folder that one happens to be in.
             database = database_of(uri)
-            mlflow.create_experiment(
-                name,
-                artifact_location=(database.parent / "artifacts").as_uri() if database else None,
-                tags={"mlflow.experimentKind": "custom_model_development"},  # the UI's training view
-            )
+            try:
+                mlflow.create_experiment(
+                    name,
+                    artifact_location=(database.parent / "artifacts").as_uri() if database else None,
+                    tags={"mlflow.experimentKind": "custom_model_development"},  # the UI's training view
+                )
+            except MlflowException as error:  # another member of the team was faster
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
     return mlflow.set_experiment(name).experiment_id
 
 
@@ -95,12 +109,13 @@ def start_run(
     FINISHED at the end of the block, FAILED after an exception, KILLED after an interrupt. What was
     logged until then stays. The machine's load is logged meanwhile.
     """
+    tags |= provenance.process_tags()
     if run_id:
         mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
+        begun = mlflow.start_run(run_id, run_name=run_name, tags=tags)
     else:
-        set_experiment(experiment)
-    tags |= provenance.process_tags()
-    with mlflow.start_run(run_id=run_id, run_name=run_name, tags=tags) as run, vitals.watch(run.info.run_id):
+        begun = once.start_run(set_experiment(experiment), run_name, tags)
+    with begun as run, vitals.watch(run.info.run_id):
         try:
             yield run
         except (KeyboardInterrupt, SystemExit):
@@ -123,25 +138,38 @@ def describe_run(splits: data.Splits) -> None:
 
 
 def log_trained(trained: Trained, splits: data.Splits) -> None:
-    """Log to the current run what a training gave: metrics, the five artifacts, the figures."""
+    """Log to the current run what a training gave: metrics, artifacts, figures."""
     overall = trained.performance["overall"]
     log = _Once()
-    log({"best_val_loss": trained.best_val_loss, "best_epoch": trained.best_epoch})
-    log({name: overall[name] for name in ("precision", "recall", "f1")})
+    if trained.history:
+        log({"best_val_loss": trained.best_val_loss, "best_epoch": trained.best_epoch})
+    log({name: overall[name] for name in ("precision", "recall", "f1")} | {"val_f1": trained.val_f1})
     with TemporaryDirectory() as folder:
         trained.save(folder)
+        log(costs(trained, folder, splits))
         mlflow.log_artifacts(folder)
         artifacts.sign(folder)
     for name, figure in figures(trained, splits).items():
         mlflow.log_figure(figure, f"plots/{name}.png")
 
 
+def costs(trained: Trained, folder: str | Path, splits: data.Splits) -> dict[str, float]:
+    """Measure what a model costs: seconds to train, bytes of its files in `folder`, milliseconds a text."""
+    return {
+        "training_seconds": round(trained.seconds, 3),
+        "size_bytes": sum(path.stat().st_size for path in Path(folder).iterdir()),
+        "latency_ms": round(latency_ms(trained.tagger, list(splits.val.text[:20])), 3),
+    }
+
+
 def figures(trained: Trained, splits: data.Splits) -> dict:
     """Draw a training: name -> matplotlib figure."""
     targets = trained.label_encoder.encode(splits.val.tags)
     probabilities = trained.tagger.predict_proba(list(splits.val.text))
-    return {
-        "learning_curves": plots.learning_curves(trained.history, trained.best_epoch),
+    drawn = {}
+    if trained.history:
+        drawn["learning_curves"] = plots.learning_curves(trained.history, trained.best_epoch)
+    return drawn | {
         "precision_recall": plots.precision_recall(targets, probabilities, trained.threshold),
         "f1_by_tag": plots.f1_by_tag(trained.performance),
     }
@@ -164,25 +192,35 @@ def log_epochs(num_epochs: int) -> Iterator[OnEpoch]:
         yield on_epoch
 
 
-def train_and_log(params: Params, splits: data.Splits, run_name: str = "cnn") -> str:
-    """Train in a tracked run and give its id: the lines of notebook 01 in one call."""
-    with start_run(run_name) as run:
-        train_in(run, params, splits)
+def train_and_log(params: Checked, splits: data.Splits, run_name: str | None = None) -> str:
+    """Train in a tracked run, named after its kind of model, and give its id: notebook 01 in one call.
+
+    Where the server goes away meanwhile, the training goes on, from its last epoch, in a run on this machine.
+    `sync.sync()` makes one run of the two later, with the id of the first.
+    """
+    run, run_name = None, run_name or params.model
+    try:
+        with start_run(run_name) as run:
+            train_in(run, params, splits)
+    except MlflowException:
+        if not offline.is_away(mlflow.get_tracking_uri()) or database_of(connect()) is None:
+            raise
+        begun, tags = run, {ORIGIN: run.info.run_id} if run else {}
+        with start_run(run_name, **tags) as run:
+            if begun and (state := checkpoint_of(begun.info.run_id).path).exists():
+                state.replace(checkpoint_of(run.info.run_id).path)
+            train_in(run, params, splits)
     checkpoint_of(run.info.run_id).remove()
     return run.info.run_id
 
 
-def train_in(run: Run, params: Params, splits: data.Splits, start_from: Tagger | None = None) -> None:
+def train_in(run: Run, params: Checked, splits: data.Splits, start_from: Tagger | None = None) -> None:
     """Train in the current run and log all of it. What the run has already is not done again."""
     mlflow.log_params(asdict(params))
     if artifacts.digests_of(run).get(provenance.DATA) is None:
         describe_run(splits)
-    started = time.monotonic()
-    with log_epochs(params.num_epochs) as on_epoch:
-        trained = train_cnn(params, splits, on_epoch, checkpoint_of(run.info.run_id), start_from)
-    mlflow.set_tag(
-        "training_seconds", round(time.monotonic() - started, 1)
-    )  # since it was resumed, if it was
+    with log_epochs(params.num_epochs) if params.model == "cnn" else nullcontext() as on_epoch:
+        trained = models.train(params, splits, on_epoch, checkpoint_of(run.info.run_id), start_from)
     log_trained(trained, splits)
 
 
@@ -205,61 +243,11 @@ def ensure_run() -> Run:
         return best_run()
 
 
-def best_run(experiment: str = EXPERIMENT, metric: str = "f1") -> Run:
-    """Give the finished run with the highest `metric`. Raises NoRunError where there is none."""
-    return _search(experiment, metric, max_results=1)[0]
-
-
-def runs_table(experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10) -> pd.DataFrame:
-    """Give the best finished runs, best first: one row a run, indexed by run id."""
-    runs = _search(experiment, metric, max_results)
-    rows = [
-        {
-            "run": run.info.run_name,
-            **{name: run.data.metrics.get(name) for name in dict.fromkeys([metric, "precision", "recall"])},
-            "best_val_loss": run.data.metrics.get("best_val_loss"),
-            "corpus": run.data.tags.get("corpus"),
-            "seconds": (run.info.end_time - run.info.start_time) / 1000,
-        }
-        for run in runs
-    ]
-    return pd.DataFrame(rows, index=pd.Index([run.info.run_id for run in runs], name="run_id"))
-
-
-def load_tagger(run_id: str) -> Tagger:
-    """Rebuild the model of a run from its artifacts, if they are the bytes that were logged.
-
-    Raises NoRunError where the run or they are missing, ArtifactError where they are damaged.
-    """
-    with TemporaryDirectory() as folder:
-        try:
-            artifacts.fetch(mlflow.get_run(run_id), FILES, folder)
-        except (MlflowException, FileNotFoundError) as error:
-            raise NoRunError(f"Run {run_id} cannot be loaded: {error}") from error
-        return Tagger.load(folder)
-
-
-def _search(experiment: str, metric: str, max_results: int) -> list[Run]:
-    found = mlflow.get_experiment_by_name(experiment)
-    runs = []
-    if found:
-        runs = MlflowClient().search_runs(
-            [found.experiment_id],
-            filter_string="attributes.status = 'FINISHED'",
-            order_by=[f"metrics.`{metric}` DESC"],
-            max_results=max_results,
-        )
-    runs = [run for run in runs if metric in run.data.metrics]
-    if not runs:
-        raise NoRunError(
-            f"The experiment {experiment!r} has no finished run with the metric {metric!r}. "
-            f"Run notebook 01_tracked_training first."
-        )
-    return runs
-
-
 class _Once:
-    """Logs metrics to the current run, but no step of a metric a second time, as MLflow would."""
+    """Logs metrics to the current run, but no step of a metric a second time, as MLflow would.
+
+    A second value that is not the first is an error, unless it was MEASURED: then the first stays.
+    """
 
     def __init__(self) -> None:
         client, run = MlflowClient(), mlflow.get_run(mlflow.active_run().info.run_id)
@@ -269,7 +257,8 @@ class _Once:
 
     def __call__(self, metrics: dict[str, float], step: int = 0) -> None:
         for name, value in metrics.items():
-            if math.isfinite(value) and self.logged.get((name, step), value) != value:
+            measured = name in MEASURED or not math.isfinite(value)
+            if not measured and self.logged.get((name, step), value) != value:
                 raise RuntimeError(
                     f"{name} of step {step} is {value!r} now, and the run has logged "
                     f"{self.logged[name, step]!r}: this is not the same training. Start a new run."
@@ -285,7 +274,7 @@ def _sweep_checkpoints() -> None:
         try:
             finished = mlflow.get_run(path.stem).info.status == "FINISHED"
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
                 raise
             finished = False  # a run of another store, a server's say, that keeps its checkpoints here too
         if finished:

@@ -1,16 +1,15 @@
-"""Train the CNN: the arguments, the loop, and what comes out of it.
+"""Train the CNN: the loop, and what comes out of it.
 
 trained = train_cnn(Params(), splits)
 trained.performance["overall"]["f1"]
 """
 
 import copy
-import json
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,40 +22,10 @@ from support.encoding import LabelEncoder, Tokenizer
 from support.evaluation import best_threshold, get_performance
 from support.params import Params
 from support.tagger import Tagger
+from support.trained import Trained
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 OnState = Callable[[dict], None]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training gives. `history` holds one dict an epoch: train_loss, val_loss, lr."""
-
-    params: Params
-    model: CNN
-    tokenizer: Tokenizer
-    label_encoder: LabelEncoder
-    threshold: float
-    performance: dict
-    best_val_loss: float
-    best_epoch: int
-    history: list[dict[str, float]]
-
-    @property
-    def tagger(self) -> Tagger:
-        """The model, ready to tag texts."""
-        return Tagger(self.model, self.tokenizer, self.label_encoder, self.threshold)
-
-    def save(self, folder: str | Path) -> None:
-        """Write the lesson's five artifacts into `folder`; `Tagger.load` reads them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        performance = {"threshold": self.threshold, **self.performance}
-        for name, values in (("params.json", asdict(self.params)), ("performance.json", performance)):
-            (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        self.tokenizer.save(folder / "tokenizer.json")
-        self.label_encoder.save(folder / "label_encoder.json")
-        torch.save(self.model.state_dict(), folder / "model.pt")
 
 
 @dataclass(frozen=True)
@@ -84,6 +53,7 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5)
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
+        self.seconds = 0.0  # what the epochs have taken
 
     def train_step(self, examples: Examples) -> float:
         """Train for one epoch; give the mean loss of an example."""
@@ -120,6 +90,7 @@ class Trainer:
         """
         for epoch, metrics in enumerate(self.history if on_epoch else [], start=1):
             on_epoch(epoch, metrics)
+        started = time.monotonic() - self.seconds
         while not self.finished:
             lr = self.optimizer.param_groups[0]["lr"]
             metrics = {"train_loss": self.train_step(train), "val_loss": self.eval_step(val)[0], "lr": lr}
@@ -130,6 +101,7 @@ class Trainer:
                 self.scheduler.step(metrics["val_loss"])
                 if self.best_epoch == epoch:
                     self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
+                self.seconds = time.monotonic() - started
                 if save:
                     save(self.state_dict())
             if on_epoch:
@@ -162,6 +134,7 @@ class Trainer:
             "random": _random_states(),
             "best_weights": self.best_weights,
             "history": self.history,
+            "seconds": self.seconds,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -170,6 +143,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.best_weights, self.history = state["best_weights"], state["history"]
+        self.seconds = state.get("seconds", 0.0)
         for name, random_state in state["random"].items():
             _DEVICES[name].set_rng_state(random_state)
 
@@ -227,17 +201,26 @@ def train_cnn(
     weight = class_weights(splits.train.tags, label_encoder.classes).to(device)
     trainer = Trainer(model, nn.BCEWithLogitsLoss(weight=weight), params)
     # cuDNN may pick a kernel whose sums come in another order each time.
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True):
+    deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with deterministic, model.tuned():
         if checkpoint and (state := checkpoint.load()):
             trainer.load_state_dict(state)
         history = trainer.train(train, val, on_epoch, checkpoint.save if checkpoint else None)
         threshold = best_threshold(val.targets.cpu().numpy(), trainer.predict_step(val))
-        predictions = trainer.predict_step(test) >= threshold
-    performance = get_performance(test.targets.cpu().numpy(), predictions, label_encoder.classes)
-    best_epoch = trainer.best_epoch
-    best_val_loss = history[best_epoch - 1]["val_loss"]
+        val_performance, performance = (
+            get_performance(
+                part.targets.cpu().numpy(), trainer.predict_step(part) >= threshold, label_encoder.classes
+            )
+            for part in (val, test)
+        )
     return Trained(
-        params, model, tokenizer, label_encoder, threshold, performance, best_val_loss, best_epoch, history
+        params,
+        Tagger(model, tokenizer, label_encoder, threshold),
+        performance,
+        val_f1=val_performance["overall"]["f1"],
+        seconds=trainer.seconds,
+        history=history,
+        best_epoch=trainer.best_epoch,
     )
 
 

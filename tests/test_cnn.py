@@ -282,5 +282,5 @@ def test_training_gives_the_same_weights_by_either_path(monkeypatch):
 def test_two_trainings_give_the_same_weights_bit_for_bit(sample_splits):
     first, second = (train_cnn(Params(num_epochs=2), sample_splits) for _ in range(2))
     assert first.history == second.history
-    for key, value in first.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[key]), key
+    for key, value in first.tagger.model.state_dict().items():
+        assert torch.equal(value, second.tagger.model.state_dict()[key]), key

@@ -82,14 +82,16 @@ def test_keys_of_a_wrong_type(good, spoil, name, value, data):
         Tagger.load(spoil(name, json.dumps(values).encode()))
     except ArtifactError:
         return
-    assert name in ("params.json", "performance.json")  # where one value may be as good as another
+    # Where one value may be as good as another: the tokenizer's char_level may be either.
+    assert name in ("params.json", "performance.json") or (name == "tokenizer.json" and value is False)
 
 
 @given(name=st.sampled_from(JSONS), data=st.data())
 def test_missing_keys(good, spoil, name, data):
     values = json.loads((good / name).read_text())
-    needed = {"performance.json": ["threshold"]}.get(name, sorted(values))
-    del values[data.draw(st.sampled_from(needed))]
+    optional = {"performance.json": values.keys() - {"threshold"}, "params.json": {"model"}}
+    needed = values.keys() - optional.get(name, set())
+    del values[data.draw(st.sampled_from(sorted(needed)))]
     refused(spoil(name, json.dumps(values).encode()), name)
 
 

@@ -16,6 +16,7 @@ from conftest import SMALL
 from support.data import load_projects
 from support.encoding import LabelEncoder, Tokenizer
 from support.evaluation import get_performance
+from support.lookup import short_steps
 from support.safe import ArtifactError
 from support.stores import PROJECT_DIR
 from support.tagger import BATCH_SIZE, Tagger
@@ -49,11 +50,12 @@ def test_the_five_artifacts_are_the_lessons(folder, trained):
     performance = json.loads((folder / "performance.json").read_text())
     assert performance.pop("threshold") == trained.threshold
     assert performance == trained.performance
-    assert Tokenizer.load(folder / "tokenizer.json") == trained.tokenizer
+    assert Tokenizer.load(folder / "tokenizer.json") == trained.tagger.tokenizer
     assert LabelEncoder.load(folder / "label_encoder.json").classes == trained.label_encoder.classes
     weights = torch.load(folder / "model.pt", weights_only=True)
-    assert list(weights) == list(trained.model.state_dict())
-    assert all(torch.equal(weights[name], value.cpu()) for name, value in trained.model.state_dict().items())
+    learned = trained.tagger.model.state_dict()
+    assert list(weights) == list(learned)
+    assert all(torch.equal(weights[name], value.cpu()) for name, value in learned.items())
 
 
 def test_a_loaded_tagger_is_the_same_bit_for_bit(folder, trained, sample_splits):
@@ -143,7 +145,7 @@ def test_a_pickle_in_place_of_the_weights_is_refused_and_does_not_run(copy, tmp_
     elif write == "torch":
         torch.save(Touch(trap), copy / "model.pt")
     else:
-        torch.save({**trained.model.state_dict(), "extra": Touch(trap)}, copy / "model.pt")
+        torch.save({**trained.tagger.model.state_dict(), "extra": Touch(trap)}, copy / "model.pt")
     with pytest.raises(ArtifactError, match=r"model\.pt is (damaged|refused)"):
         Tagger.load(copy)
     assert not trap.exists()
@@ -216,16 +218,7 @@ def test_any_iterable_of_texts_will_do(trained):
         assert trained.tagger.predict(texts) == wanted
 
 
-@pytest.fixture
-def one_thread():
-    """Many small steps are faster without a second thread, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("one_thread")
+@short_steps()  # 2,000 small steps
 def test_lesson_fault_9_company_and_padding_do_not_change_a_text(trained):
     """2,000 texts in long batches, against one by one."""
     words = ["graph", "networks", "learn", "to", "see", "images", "of", "text", "with", "attention"]
@@ -253,9 +246,9 @@ def test_tags_are_those_at_or_above_the_threshold(trained):
 
 
 def test_a_tagger_predicts_without_dropout_even_after_training(trained):
-    trained.model.train()
+    trained.tagger.model.train()
     first = trained.tagger.predict_proba(TEXTS)
-    trained.model.train()
+    trained.tagger.model.train()
     assert np.array_equal(trained.tagger.predict_proba(TEXTS), first)
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.engine import Engine
 
 from support import tracking
 from support.stores import PROJECT_DIR, plan_for_many_runs, stores_dir
-from support.training import Params
+from support.training import Params, train_cnn
 
 SMALL_PARAMS = Params(num_epochs=3, **SMALL)
 
@@ -161,7 +161,11 @@ def test_a_run_holds_all_that_is_promised(store: Path, sample_splits, capsys) ->
     for name in ("train_loss", "val_loss", "lr"):
         history = MlflowClient().get_metric_history(run.info.run_id, name)
         assert [metric.step for metric in history] == [1, 2, 3]
-    assert {"best_val_loss", "best_epoch", "precision", "recall", "f1"} <= set(run.data.metrics)
+    assert {"best_val_loss", "best_epoch", "precision", "recall", "f1", "val_f1"} <= set(run.data.metrics)
+    assert run.data.metrics["training_seconds"] > 0 and run.data.metrics["latency_ms"] > 0
+    folder = store / "artifacts" / run.info.run_id / "artifacts"
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert run.data.metrics["size_bytes"] == sum(path.stat().st_size for path in files)
     assert run.data.tags["corpus"] == "sample"
     assert run.data.tags["split_seed"] == "1234"
     assert run.data.tags["torch"]
@@ -212,7 +216,7 @@ def test_no_run_is_a_clear_error(store: Path) -> None:
 def test_a_loaded_tagger_gives_the_same_probabilities(store: Path, sample_splits) -> None:
     texts = list(sample_splits.test.text)[:20]
     with tracking.start_run("cnn") as run:
-        trained = tracking.train_cnn(SMALL_PARAMS, sample_splits)
+        trained = train_cnn(SMALL_PARAMS, sample_splits)
         tracking.log_trained(trained, sample_splits)
     tagger = tracking.load_tagger(run.info.run_id)
     assert (tagger.predict_proba(texts) == trained.tagger.predict_proba(texts)).all()

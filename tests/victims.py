@@ -13,7 +13,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from support import checkpoint, lineage, provenance, tracking
+from support import checkpoint, lineage, models, provenance, tracking
 from support.data import SAMPLE_DIR, Splits, load_projects, split
 from support.params import Params
 
@@ -121,7 +121,7 @@ def _between_insert_and_commit() -> None:
 
 MOMENTS = {
     "before the data is recorded": lambda: _at(provenance, "record"),
-    "before the first epoch": lambda: _at(tracking, "train_cnn"),
+    "before the first epoch": lambda: _at(models, "train"),
     "with half a checkpoint written": _half_a_checkpoint,
     "between checkpoint and metrics": lambda: _at(mlflow, "log_metrics", nth=2),
     "after an epoch's metrics": lambda: _at(mlflow, "log_metrics", nth=3, after=True),
