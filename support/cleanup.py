@@ -79,21 +79,12 @@ def _chosen(run_ids, where, all_but_best, experiment, metric) -> list[Run]:
     if found is None:
         raise CleanupError(f"There is no experiment {experiment!r}.")
     if where is not None:
-        return search_all([found.experiment_id], where)
-    finished = search_all([found.experiment_id], "attributes.status = 'FINISHED'")
+        return mlflow.search_runs([found.experiment_id], where, output_format="list")
+    finished = mlflow.search_runs(
+        [found.experiment_id], "attributes.status = 'FINISHED'", output_format="list"
+    )
     finished = [run for run in finished if metric in run.data.metrics]
     return sorted(finished, key=lambda run: run.data.metrics[metric], reverse=True)[all_but_best:]
-
-
-def search_all(experiment_ids: list[str], where: str = "") -> list[Run]:
-    """Give all runs that fit, however many pages they are."""
-    client = MlflowClient()
-    page = client.search_runs(experiment_ids, where)
-    runs = list(page)
-    while page.token:
-        page = client.search_runs(experiment_ids, where, page_token=page.token)
-        runs += page
-    return runs
 
 
 def _refuse_if_in_use(run: Run) -> None:

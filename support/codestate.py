@@ -18,18 +18,18 @@ from mlflow.entities import Run
 
 from support import artifacts, provenance
 from support.data import Splits
-from support.params import Params
+from support.params import Checked, Params
 from support.stores import PROJECT_DIR, database_of
 
 # It runs in the code of then, so it calls only what has always been there.
 PROGRAM = """
-import json, sys
+import importlib, json, sys
 from pathlib import Path
 from support import tracking
 from support.data import Splits
-from support.training import Params
 
-folder, name = Path(sys.argv[1]), sys.argv[2]
+folder, name, module, kind = Path(sys.argv[1]), *sys.argv[2:]
+Params = getattr(importlib.import_module(module), kind)
 params = Params(**json.loads((folder / "again.json").read_text()))
 tracking.connect()
 run_id = tracking.train_and_log(params, Splits.load(folder / "data.json"), name)
@@ -58,13 +58,18 @@ def rebuild(run: Run, folder: Path) -> bool:
     return provenance.code_digest(folder / "support") == run.data.tags.get("code")
 
 
-def train(folder: Path, params: Params, splits: Splits, name: str) -> str:
+def train(folder: Path, params: Checked, splits: Splits, name: str) -> str:
     """Train in a tracked run with the code in `folder`, and give the run's id. Raises CalledProcessError."""
-    (folder / "again.json").write_text(json.dumps(asdict(params)), encoding="utf-8")
+    values = asdict(params)
+    del values["model"]  # the class says it, and the CNN's once had no such field
+    (folder / "again.json").write_text(json.dumps(values), encoding="utf-8")
+    kind = type(params)
+    module = "support.training" if kind is Params else kind.__module__  # where the CNN's were first
     splits.save(folder / "data.json")
     variables = os.environ | {"PYTHONPATH": str(folder)}
     uri = mlflow.get_tracking_uri()
     database = database_of(uri)
     variables |= {"STORES_DIR": str(database.parent)} if database else {"MLFLOW_TRACKING_URI": uri}
-    subprocess.run([sys.executable, "-c", PROGRAM, str(folder), name], cwd=folder, env=variables, check=True)
+    program = [sys.executable, "-c", PROGRAM, str(folder), name, module, kind.__name__]
+    subprocess.run(program, cwd=folder, env=variables, check=True)
     return (folder / "run_id.txt").read_text(encoding="utf-8")

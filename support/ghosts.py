@@ -8,6 +8,7 @@ import mlflow
 import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from support import provenance
 
@@ -17,25 +18,29 @@ CLOCK_SLACK = 10
 
 
 def lay() -> list[str]:
-    """Set the ghosts in the store to KILLED and give their run ids. Call it under the store's lock."""
-    client = MlflowClient()
-    experiments = [experiment.experiment_id for experiment in mlflow.search_experiments()]
+    """Set the ghosts that one may end to KILLED and give their run ids. Call it under the store's lock."""
     here = f"attributes.status = 'RUNNING' and tags.`process.host` = '{provenance.host()}'"
-    page = client.search_runs(experiments, here)
-    runs = list(page)
-    while page.token:
-        page = client.search_runs(experiments, here, page_token=page.token)
-        runs += page
-    ghosts = [run.info.run_id for run in runs if is_ghost(run)]
-    for run_id in ghosts:
-        client.set_terminated(run_id, "KILLED")
+    runs = mlflow.search_runs(search_all_experiments=True, filter_string=here, output_format="list")
+    ghosts = []
+    for run in filter(is_ghost, runs):
+        try:
+            MlflowClient().set_terminated(run.info.run_id, "KILLED")
+        except MlflowException as error:  # on a server, of another member who shares this machine
+            if error.error_code != "PERMISSION_DENIED":
+                raise
+        else:
+            ghosts.append(run.info.run_id)
     return ghosts
 
 
 def is_ghost(run: Run) -> bool:
     """Tell whether the run's process is known to be gone."""
-    tags = run.data.tags
-    if run.info.status != "RUNNING" or tags.get("process.host") != provenance.host():
+    return run.info.status == "RUNNING" and is_gone(run.data.tags)
+
+
+def is_gone(tags: dict[str, str]) -> bool:
+    """Tell whether the process of these `provenance.process_tags` was one of this host and is gone."""
+    if tags.get("process.host") != provenance.host():
         return False
     return not _alive(int(tags["process.pid"]), float(tags["process.started"]))
 

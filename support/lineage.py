@@ -6,7 +6,7 @@ retrain(run_id, params, splits)   # a new run that starts from the weights of th
 """
 
 import ast
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,10 +16,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
-from support import artifacts, codestate, ghosts, provenance, tracking
+from support import artifacts, codestate, ghosts, models, provenance, tracking
 from support.data import Splits
 from support.encoding import Tokenizer
-from support.params import Params
+from support.params import Checked
 from support.stores import store_lock
 from support.tagger import Tagger
 
@@ -31,10 +31,12 @@ class LineageError(ValueError):
     """The run cannot be gone on from in this way. Says why and what to do."""
 
 
-def params_of(run: Run) -> Params:
+def params_of(run: Run) -> Checked:
     """Give the params that the run has logged. Raises LineageError where it has not all of them."""
     try:
-        return Params(**{name: ast.literal_eval(run.data.params[name]) for name in asdict(Params())})
+        kind = models.TAGGERS[run.data.params.get("model", "cnn")].PARAMS
+        names = [f.name for f in fields(kind) if f.name != "model"]
+        return kind(**{name: ast.literal_eval(run.data.params[name]) for name in names})
     except (KeyError, ValueError, SyntaxError) as error:
         raise LineageError(f"Run {run.info.run_id} has no usable params: {error!r}. Name them.") from error
 
@@ -48,7 +50,7 @@ def splits_of(run: Run) -> Splits:
         return Splits.load(Path(folder) / Path(provenance.DATA).name)
 
 
-def resume(run_id: str, params: Params | None = None, splits: Splits | None = None) -> str:
+def resume(run_id: str, params: Checked | None = None, splits: Splits | None = None) -> str:
     """Finish a run that was cut off, from its last whole epoch, and give its id.
 
     Its params and data come from the run itself; those that are named must be the same. A run that was cut
@@ -99,14 +101,20 @@ def reproduce(run_id: str, splits: Splits | None = None) -> pd.DataFrame:
     return table
 
 
-def retrain(run_id: str, params: Params | None = None, splits: Splits | None = None) -> str:
+def retrain(run_id: str, params: Checked | None = None, splits: Splits | None = None) -> str:
     """Train from the weights of a run, with other params or more data, as its child; give the new run's id.
 
     Tags and tokens that the run does not know get fresh weights, and are named. Raises LineageError where the
     layers would have other sizes.
     """
-    run, tagger = mlflow.get_run(run_id), tracking.load_tagger(run_id)
+    run = mlflow.get_run(run_id)
     before = params_of(run)
+    if before.model != "cnn":
+        raise LineageError(
+            f"Run {run_id} is a {before.model} model, which starts from no weights. Train a new one: "
+            "tracking.train_and_log(params, splits)."
+        )
+    tagger = tracking.load_tagger(run_id)
     params, splits = params or before, splits or splits_of(run)
     other = {name: change for name, change in _changes(before, params).items() if name in SIZES}
     if other:
@@ -126,7 +134,7 @@ def retrain(run_id: str, params: Params | None = None, splits: Splits | None = N
 
 
 def _train_anew(
-    name: str, like: Run, params: Params, splits: Splits, start_from: Tagger | None, links: dict[str, str]
+    name: str, like: Run, params: Checked, splits: Splits, start_from: Tagger | None, links: dict[str, str]
 ) -> str:
     experiment = mlflow.get_experiment(like.info.experiment_id).name
     with tracking.start_run(name, experiment, **links) as run:
@@ -154,7 +162,7 @@ def _refuse_unless_cut_off(run: Run) -> None:
         )
 
 
-def _agreed(run: Run, params: Params | None, splits: Splits | None) -> tuple[Params, Splits]:
+def _agreed(run: Run, params: Checked | None, splits: Splits | None) -> tuple[Checked, Splits]:
     """Give the params and the data that run and caller agree on. Raises LineageError if they do not."""
     logged = params_of(run) if run.data.params or params is None else params
     if params and (changes := _changes(logged, params)):
@@ -183,9 +191,10 @@ def _data(before: Splits, now: Splits) -> dict[str, tuple]:
     return changes
 
 
-def _changes(before: Params, now: Params) -> dict[str, tuple]:
+def _changes(before: Checked, now: Checked) -> dict[str, tuple]:
     old, new = asdict(before), asdict(now)
-    return {name: (old[name], new[name]) for name in old if old[name] != new[name]}
+    names = dict.fromkeys([*old, *new])
+    return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}
 
 
 def _listed(changes: dict[str, tuple]) -> str:
@@ -211,9 +220,13 @@ def _metrics_side_by_side(first: str, second: str) -> pd.DataFrame:
 
 
 def histories(run_id: str) -> dict[str, dict[int, float]]:
-    """Give metric -> step -> value of a run, the machine's own metrics left out."""
+    """Give metric -> step -> value of a run, without those that the machine decides about."""
     client = MlflowClient()
-    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith("system/")]
+    names = [
+        name
+        for name in client.get_run(run_id).data.metrics
+        if not name.startswith("system/") and name not in tracking.MEASURED
+    ]
     return {
         name: {m.step: m.value for m in client.get_metric_history(run_id, name)} for name in sorted(names)
     }

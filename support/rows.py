@@ -40,7 +40,10 @@ def path() -> Path:
     uri = mlflow.get_tracking_uri()
     database = database_of(uri)
     if database is None:
-        raise StoreError(f"{uri} is a server. This works on a store of one's own: unset MLFLOW_TRACKING_URI.")
+        raise StoreError(
+            "MLFLOW_TRACKING_URI is a server, and this works on a store of one's own. There, MLflow's own "
+            "client deletes a run (mlflow.delete_run), and sync.sync brings runs here and back."
+        )
     return database
 
 

@@ -42,6 +42,11 @@ def check_writable(folder: Path) -> None:
         raise StoreError(f"Only {free / 1e6:.1f} MB are free for the stores folder {folder}. {ELSEWHERE}")
 
 
+def local_uri(path: str | os.PathLike | None = None) -> str:
+    """Give the tracking URI of the store in a stores folder, found as `stores_dir` finds it."""
+    return f"{SQLITE}{(stores_dir(path) / 'mlflow.db').as_posix()}"
+
+
 def database_of(uri: str) -> Path | None:
     """Give the file behind a SQLite tracking URI, or None for a server."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None

@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 import mlflow
 
 from support import rows, tracking
-from support.cleanup import search_all
 from support.safe import need
 
 MANIFEST = "runs.json"
@@ -42,7 +41,8 @@ def export_experiment(experiment: str, path: str | Path) -> Path:
     found = mlflow.get_experiment_by_name(experiment)
     if found is None:
         raise TransferError(f"There is no experiment {experiment!r}.")
-    return export_runs([run.info.run_id for run in search_all([found.experiment_id])], path)
+    runs = mlflow.search_runs([found.experiment_id], output_format="list")
+    return export_runs([run.info.run_id for run in runs], path)
 
 
 def export_runs(run_ids: list[str], path: str | Path) -> Path:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sqlite3
+import sys
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 from test_safe import SMALL
 
-from support import artifacts, cleanup, lineage, portable, tracking, transfer
+from support import artifacts, cleanup, lineage, portable, registry, tracking, transfer
 
 pytestmark = pytest.mark.once
 
@@ -97,6 +98,23 @@ def test_a_store_that_moved(here, tmp_path, move, name):
     now = dump(other)
     assert not portable.repair(other / "mlflow.db")  # again, and nothing changes
     assert dump(other) == now
+
+
+def test_a_champion_moves_with_its_store(here, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", list(sys.path))  # a model that is loaded changes it
+    stores, run_id = here
+    version = registry.promote(run_id)
+    model_id = version.source.removeprefix("models:/")
+    other = tmp_path / "with a space and ü"
+    moved(stores, other)
+    tracking.connect(other)
+    assert not [line for line in dump(other) if str(stores) in line or stores.as_uri() in line]
+    assert mlflow.get_logged_model(model_id).artifact_location.startswith(f"{other.as_uri()}/")
+    for name in ("tagger@champion", f"tagger/{version.version}", model_id):
+        model = mlflow.pyfunc.load_model(f"models:/{name}")
+        assert model.predict(TEXTS) == tracking.load_tagger(run_id).predict(TEXTS)
+    assert registry.promote(run_id).version == version.version
+    assert not stores.exists()
 
 
 def test_files_kept_elsewhere_stay_there(here, tmp_path):
