@@ -5,8 +5,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -62,24 +64,72 @@ def make_trainer(params: Params, splits: Splits) -> tuple[Trainer, Examples, Exa
     return Trainer(model, lesson.loss_fn, params), *parts
 
 
+def epoch(trainer: Trainer, train: Examples, val: Examples) -> float:
+    """Time an epoch of ours, with the threads that train_cnn gives it."""
+    with trainer.model.tuned():
+        return seconds(lambda: (trainer.train_step(train), trainer.eval_step(val)))
+
+
+class Turns:
+    """A process that takes a step of a generator when asked, so that two ways share no thread, no memory."""
+
+    def __init__(self, generator: Callable, *arguments) -> None:
+        self.process = ProcessPoolExecutor(1, get_context("spawn"))
+        self.process.submit(_begin, generator, arguments).result()
+
+    def next(self):
+        """Give what the generator yields, or None when it has ended."""
+        return self.process.submit(_next).result()
+
+    def __enter__(self) -> "Turns":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.process.shutdown()
+
+
+def _begin(generator: Callable, arguments: tuple) -> None:
+    global _steps
+    _steps = generator(*arguments)
+
+
+def _next():
+    return next(_steps, None)
+
+
+def lesson_turns(params: Params, splits: Splits) -> Iterator:
+    """Give the seconds of the preparation, of each epoch until it stops, and then the Lesson."""
+    start = time.perf_counter()
+    lesson = Lesson(params, splits, best_device())
+    train = lesson.loader(splits.train.text, splits.train.tags, shuffle=True)
+    val = lesson.loader(splits.val.text, splits.val.tags)
+    yield time.perf_counter() - start
+    yield from lesson.train(train, val)
+    yield lesson
+
+
+def our_turns(params: Params, splits: Splits) -> Iterator[float]:
+    """Give the seconds of an epoch, again and again."""
+    trainer, train, val = make_trainer(params, splits)
+    while True:
+        yield epoch(trainer, train, val)
+
+
 def f1_of(targets, probabilities, threshold: float, classes: list[str]) -> float:
     return get_performance(targets, probabilities >= threshold, classes)["overall"]["f1"]
 
 
 def training(params: Params, splits: Splits) -> tuple[dict, Lesson, Trained]:
     """Train the lesson's way until it stops, an epoch of ours after each of its; then ours by itself."""
-    start = time.perf_counter()
-    lesson = Lesson(params, splits, best_device())
-    train = lesson.loader(splits.train.text, splits.train.tags, shuffle=True)
-    val = lesson.loader(splits.val.text, splits.val.tags)
-    preparation = time.perf_counter() - start
-    trainer, our_train, our_val = make_trainer(params, splits)
-
     lesson_epochs, our_epochs = [], []
-    for epoch_seconds in lesson.train(train, val):
-        lesson_epochs.append(epoch_seconds)
-        our_epochs.append(seconds(lambda: (trainer.train_step(our_train), trainer.eval_step(our_val))))
-        print(f"  epoch {len(our_epochs)}: {epoch_seconds:.2f} s and {our_epochs[-1]:.2f} s", flush=True)
+    with Turns(lesson_turns, params, splits) as theirs, Turns(our_turns, params, splits) as ours:
+        preparation = theirs.next()
+        while isinstance(turn := theirs.next(), float):
+            lesson_epochs.append(turn)
+            our_epochs.append(ours.next())
+            print(f"  epoch {len(our_epochs)}: {turn:.2f} s and {our_epochs[-1]:.2f} s", flush=True)
+    lesson = turn
+    val = lesson.loader(splits.val.text, splits.val.tags)
     targets = lesson.label_encoder.encode(splits.val.tags)
     threshold = best_threshold(targets, lesson.eval_step(val)[1])
     test = lesson.label_encoder.encode(splits.test.tags)
@@ -106,18 +156,21 @@ def training(params: Params, splits: Splits) -> tuple[dict, Lesson, Trained]:
 
 
 def tagging(lesson: Lesson, trained: Trained, texts: list[str]) -> dict:
-    """Tag one text again and again, and 10,000 texts, alternating. Ours is a tagger as a run gives it."""
+    """Tag one text again and again, and 10,000 texts, in turns. Ours is a tagger as a run gives it.
+
+    A turn with one text is 20 calls long, since each way empties the processor's cache for the other.
+    """
     result = {}
     with TemporaryDirectory() as folder:
         trained.save(folder)
         tagger = Tagger.load(folder)
     many = (texts * (10_000 // len(texts) + 1))[:10_000]
-    for name, batch, times in (("one_text", texts[:1], 60), ("10000_texts", many, 2)):
+    for name, batch, turns, calls in (("one_text", texts[:1], 5, 20), ("10000_texts", many, 2, 1)):
         lesson_times, our_times = [], []
         lesson.predict(texts[:1]), tagger.predict_proba(texts[:1])
-        for _ in range(times):
-            lesson_times.append(seconds(lambda batch=batch: lesson.predict(batch)))
-            our_times.append(seconds(lambda batch=batch: tagger.predict_proba(batch)))
+        for _ in range(turns):
+            lesson_times += [seconds(lambda batch=batch: lesson.predict(batch)) for _ in range(calls)]
+            our_times += [seconds(lambda batch=batch: tagger.predict_proba(batch)) for _ in range(calls)]
         result[name] = {"lesson": summary(lesson_times), "ours": summary(our_times)}
     return result
 
@@ -168,22 +221,19 @@ def memory() -> dict:
 def scaling(params: Params, splits: Splits) -> dict:
     """Time our epoch on more texts, then on longer ones."""
 
-    def epoch(texts: int, length: int) -> float:
+    def fastest(texts: int, length: int) -> float:
         parts = {}
         for name in ("train", "val"):
             part = getattr(splits, name)
             part = part.assign(text=[" ".join([text] * length) for text in part.text])
             parts[name] = pd.concat([part] * texts, ignore_index=True)
         trainer, train, val = make_trainer(params, replace(splits, **parts))
-        times = [
-            seconds(lambda: (trainer.train_step(train), trainer.eval_step(val)))
-            for _ in range(4 if texts < 16 else 2)
-        ]
+        times = [epoch(trainer, train, val) for _ in range(4 if texts < 16 else 2)]
         return min(times[1:])  # the least disturbed, after a first one that warms up
 
     return {
-        "corpus": {texts: epoch(texts, 1) for texts in (1, 4, 16)},
-        "text_length": {length: epoch(1, length) for length in (1, 2, 4)},
+        "corpus": {texts: fastest(texts, 1) for texts in (1, 4, 16)},
+        "text_length": {length: fastest(1, length) for length in (1, 2, 4)},
     }
 
 
