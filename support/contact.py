@@ -20,7 +20,14 @@ import psutil
 from support import agent
 
 ROOT = Path(__file__).resolve().parents[1]
+TOO_SLOW = "Open it again when this machine is less busy."
 START_TIMEOUT = 60  # seconds for the server to answer; it takes about 3 here, more on a cold disk
+# For Popen: a process that outlives its parent, and that an interrupt in the notebook does not reach.
+OF_ITS_OWN = (
+    {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+    if sys.platform == "win32"
+    else {"start_new_session": True}
+)
 
 
 class DashboardError(RuntimeError):
@@ -51,27 +58,25 @@ def start(folder: Path, config: dict, owner: dict) -> dict:
     for stale in folder.glob("ngrok-*.yml"):  # of a guard and a server that were killed at once
         agent.stop(stale)
     (folder / "guard.json").unlink(missing_ok=True)
-    new_session = (
-        {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
-        if sys.platform == "win32"
-        else {"start_new_session": True}
-    )
-    guard = subprocess.Popen(
-        [sys.executable, "-m", "support.guard"],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        **new_session,
-    )
+    with (folder / "guard.log").open("w") as log:
+        guard = subprocess.Popen(
+            [sys.executable, "-m", "support.guard"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            **OF_ITS_OWN,
+        )
     threading.Thread(target=guard.wait, daemon=True).start()  # so that it leaves no zombie
     try:
         guard.stdin.write(json.dumps({"folder": str(folder), "owner": owner, **config}).encode())
         guard.stdin.close()
         deadline = time.monotonic() + START_TIMEOUT
         while not (state := read_state(folder)):
-            if guard.poll() is not None or time.monotonic() > deadline:
-                raise DashboardError(f"the dashboard's guard did not start. {tail(folder / 'guard.log')}")
+            died = guard.poll() is not None
+            if died or time.monotonic() > deadline:
+                why = "died while it started." if died else f"did not start in {START_TIMEOUT} s. {TOO_SLOW}"
+                raise DashboardError(f"the dashboard's guard {why} {tail(folder / 'guard.log')}")
             time.sleep(0.02)
     except BaseException:  # an interrupt too: leave nothing half open
         guard.kill()

@@ -13,9 +13,8 @@ import sys
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-import mlflow
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from mlflow.tracking import MlflowClient
 
 from support import contact, tracking, tunnel
@@ -24,6 +23,8 @@ from support.contact import DashboardError
 from support.stores import stores_dir as resolve_stores_dir
 
 PORT = 5005  # tried first, so that bookmarks stay good; 5000 is AirPlay's on a Mac
+LOCK_TIMEOUT = 120  # seconds for another notebook that opens a dashboard on the same stores
+STATUS_TIMEOUT = 10  # seconds for a guard that runs to say how it is
 
 
 class Dashboard:
@@ -53,7 +54,7 @@ class Dashboard:
     @property
     def links(self) -> dict[str, str]:
         """Straight to what one wants to see, as far as there are runs: name -> URL."""
-        experiment = mlflow.get_experiment_by_name(self.experiment)
+        experiment = tracking.find_experiment(self.experiment)
         if experiment is None:
             return {"all experiments": f"{self.url}/#/experiments"}
         page = f"{self.url}/#/experiments/{experiment.experiment_id}/runs"
@@ -144,20 +145,25 @@ def open(
     only this machine reaches. `share=False` opens no tunnel, token or not. Where a tunnel fails, the view
     falls back and says why. `auto_close` is in seconds. `port` must be free when given.
 
-    Raises DashboardError when the server does not start.
+    Raises DashboardError when the server does not start, or another notebook is at it for too long.
     """
     uri = tracking.connect(stores_dir)
     if urlsplit(uri).scheme in ("http", "https"):
         return announce(
-            Dashboard(
-                uri.rstrip("/"), "Your team's server, because MLFLOW_TRACKING_URI names it.", experiment
-            )
+            Dashboard(address(uri), "Your team's server, because MLFLOW_TRACKING_URI names it.", experiment)
         )
     login = tunnel.credentials(user, password)
     token = None if share is False else tunnel.find_token(ask=bool(share))
     folder = resolve_stores_dir(stores_dir) / "dashboard"
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "lock", timeout=120):  # two notebooks that open at once get one dashboard
+    try:  # two notebooks that open at once get one dashboard
+        lock = FileLock(folder / "lock").acquire(LOCK_TIMEOUT)
+    except Timeout:
+        raise DashboardError(
+            f"another notebook opens a dashboard on these stores, for more than {LOCK_TIMEOUT} s now. "
+            "Open this one again when that one is open, or interrupt that one."
+        ) from None
+    with lock:
         owner = {"pid": os.getpid(), "started": psutil.Process().create_time()}
         state, status = find_or_start(folder, uri, owner, port)
         try:
@@ -169,11 +175,17 @@ def open(
             raise
 
 
+def address(uri: str) -> str:
+    """Give a server's address for links: without the user and password that may be in it."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+
+
 def find_or_start(folder: Path, uri: str, owner: dict, port: int | None) -> tuple[dict, dict]:
     """Give the state and status of this store's guard: the one that runs and proves itself, or a new one."""
     if state := contact.read_state(folder):
         try:
-            status = contact.ask(state, "status", timeout=10)
+            status = contact.ask(state, "status", timeout=STATUS_TIMEOUT)
             if status["store"] == uri and port in (None, urlsplit(status["url"]).port):
                 if not contact.ask(state, "claim", **owner)["too_late"]:
                     return state, status

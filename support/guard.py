@@ -23,7 +23,7 @@ from urllib.request import urlopen
 import psutil
 
 from support import agent
-from support.contact import ROOT, START_TIMEOUT, DashboardError, process_of, read_state, sign, tail
+from support.contact import ROOT, START_TIMEOUT, TOO_SLOW, DashboardError, process_of, read_state, sign, tail
 
 TICK = 0.25  # seconds between two looks at who is still alive
 
@@ -85,13 +85,20 @@ class Guard:
                     stdout=subprocess.PIPE,
                     stderr=log,
                 )
+            started = time.monotonic()
+            too_late = threading.Timer(START_TIMEOUT, self.server.kill)  # a pipe is read without a timeout
+            too_late.daemon = True
+            too_late.start()
             self.tell_server({**self.config, "port": self.port, "only_this": self.only_this})
             said = json.loads(self.server.stdout.readline() or "{}")
-            if "port" not in said:
-                why = said.get("error") or tail(self.folder / "server.log")
+            too_late.cancel()
+            if "error" in said:
                 raise DashboardError(
-                    f"port {self.port} of this machine cannot be used: {why}. Give another one, or none."
+                    f"port {self.port} of this machine cannot be used: {said['error']}. "
+                    "Give another one, or none."
                 )
+            if "port" not in said:
+                raise self.no_start(too_slow=time.monotonic() - started >= START_TIMEOUT)
             self.port, self.only_this = said["port"], True  # a server that follows keeps the address
             return {"port": self.port}
 
@@ -135,9 +142,13 @@ class Guard:
             with urlopen(f"http://127.0.0.1:{self.port}/health", timeout=START_TIMEOUT):
                 return
         except (URLError, OSError) as error:
-            timed_out = "timed out" in str(error)
-        why = f"gave no answer in {START_TIMEOUT} s" if timed_out else "died while it started"
-        raise DashboardError(f"MLflow's server {why}. {tail(self.folder / 'server.log')}")
+            raise self.no_start(too_slow="timed out" in str(error)) from error
+
+    def no_start(self, too_slow: bool) -> DashboardError:
+        """Give the error that says why there is no server; one that is too slow is not waited for again."""
+        self.server.kill()
+        why = f"gave no answer in {START_TIMEOUT} s. {TOO_SLOW}" if too_slow else "died while it started."
+        return DashboardError(f"MLflow's server {why} {tail(self.folder / 'server.log')}")
 
     def end_server(self) -> None:
         if not self.server:
@@ -227,8 +238,6 @@ class Requests(socketserver.StreamRequestHandler):
 def main() -> None:
     """Read what to guard from standard input, and guard it."""
     config = json.load(sys.stdin)
-    folder = Path(config["folder"])
-    sys.stdout = sys.stderr = (folder / "guard.log").open("w", buffering=1)
     guard = Guard(**config)
     os.environ.pop("NGROK_AUTHTOKEN", None)  # the server has no business with it
     signal.signal(signal.SIGTERM, lambda *_: guard.stopping.set())

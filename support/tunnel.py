@@ -69,12 +69,12 @@ class NoRedirect(HTTPRedirectHandler):
 
 
 def fetch(
-    url: str, login: tuple[str, str] | None = None, origin: str | None = None, timeout: float = TIMEOUT
+    url: str, login: tuple[str, str] | None = None, origin: str | None = None, timeout: float | None = None
 ) -> tuple[int, str]:
     """GET `url`, or POST a search to it when an `origin` is given; give the status and the text.
 
-    The status is 0 when no answer comes within `timeout` seconds. The header `ngrok-skip-browser-warning`
-    passes by the page that ngrok's free plan shows to browsers first.
+    The status is 0 when no answer comes within `timeout` seconds (TIMEOUT, where none is given). The header
+    `ngrok-skip-browser-warning` passes by the page that ngrok's free plan shows to browsers first.
     """
     headers = {"ngrok-skip-browser-warning": "1", "User-Agent": "experiment-tracking"}
     if login:
@@ -83,7 +83,7 @@ def fetch(
         headers |= {"Origin": origin, "Content-Type": "application/json"}
     body = json.dumps({"max_results": 1}).encode() if origin else None
     try:
-        with build_opener(NoRedirect).open(Request(url, body, headers), timeout=timeout) as answer:
+        with build_opener(NoRedirect).open(Request(url, body, headers), timeout=timeout or TIMEOUT) as answer:
             return answer.status, answer.read(1 << 20).decode(errors="replace")
     except HTTPError as error:
         with error:
@@ -105,8 +105,9 @@ def prove_closed(url: str) -> None:
         if status != 401:
             if "ERR_NGROK" in text:
                 raise explain(text)
+            seen = f"HTTP {status}" if status else "or the way to it is too slow to tell"
             raise TunnelError(
-                f"the tunnel asks for no password (HTTP {status}), so it was closed at once. Use ngrok's own "
+                f"the tunnel asks for no password ({seen}), so it was closed at once. Use ngrok's own "
                 "agent, version 3.16 or newer: https://ngrok.com/download."
             )
 
@@ -130,6 +131,11 @@ def prove_ours(url: str, login: tuple[str, str] | None = None) -> None:
 
 def refuse(url: str, status: int, text: str):
     """Raise the TunnelError that tells why `url` does not show MLflow."""
+    if not status:
+        raise TunnelError(
+            f"{url} gave no answer in {TIMEOUT} s. Try again when this machine is less busy; if it stays so, "
+            "close the dashboard and open it again."
+        )
     if "ERR_NGROK" in text:
         raise explain(text)
     if "Invalid Host header" in text or "Cross-origin request blocked" in text:

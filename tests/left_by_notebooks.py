@@ -25,15 +25,20 @@ PLOTS = {"f1_by_tag.png", "learning_curves.png", "precision_recall.png"}
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Give all runs of the experiment `baselines`, with the data and the store of the notebooks in place."""
+    """Give the runs of `baselines` but for a search's trials, with the notebooks' data and store in place."""
     assert (STORES / "mlflow.db").is_file(), "The notebooks left no database."
     monkeypatch.setenv("STORES_DIR", str(STORES))
     if GIVEN_DATA:
         monkeypatch.setenv("LESSON_DATA_DIR", GIVEN_DATA)
     tracking.connect()
     experiment = mlflow.get_experiment_by_name("baselines")
+    if experiment is None:
+        return []
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    return list(MlflowClient().search_runs([experiment.experiment_id]))
+    runs = MlflowClient().search_runs([experiment.experiment_id])
+    trials = [run for run in runs if "space" in run.data.tags]
+    assert {run.info.status for run in trials} <= {"FINISHED", "KILLED"}
+    return [run for run in runs if run not in trials]
 
 
 def assert_is_whole(run: Run) -> None:
@@ -66,6 +71,14 @@ def assert_is_whole(run: Run) -> None:
     assert 0.2 < run.data.metrics["f1"] < 1
 
 
+def assert_is_searched_and_promoted(search_run: Run) -> None:
+    """Check that a search has measured trials, and that the champion loads by its name and tags a text."""
+    assert search_run.data.metrics["trials_complete"] >= 2
+    champion = mlflow.pyfunc.load_model("models:/tagger@champion")
+    tags = champion.predict(["Transfer learning with BERT for self-supervised learning"])[0]
+    assert "natural-language-processing" in tags
+
+
 # Notebook 02 compares runs: where there is one alone, it trains a shorter one beside it.
 LEFT = {
     "00_setup": [],
@@ -73,8 +86,10 @@ LEFT = {
     "02_dashboard": ["cnn", "cnn-20-epochs"],
     "03_best_run": ["cnn"],
     "04_reproduce_and_resume": ["cut-off", "cut-off retrained"],
-    "series": ["cnn", "cnn-20-epochs", "cut-off", "cut-off retrained"],
+    "05_search_and_promote": ["cnn", "cnn-words", "rules", "search", "tfidf", "tfidf-searched"],
+    "06_team_server": [],
 }
+LEFT["series"] = sorted({name for names in LEFT.values() for name in names})
 
 
 @pytest.mark.parametrize("notebook", LEFT)
@@ -85,3 +100,5 @@ def test_left(runs: list[Run], notebook: str) -> None:
     for run in runs:
         if run.info.run_name == "cnn":
             assert_is_whole(run)
+        if run.info.run_name == "search":
+            assert_is_searched_and_promoted(run)

@@ -25,9 +25,11 @@ from dashboard_parts import (  # noqa: F401
     stores,
     wait_for_none,
 )
+from filelock import FileLock
 from jupyter_client.manager import KernelManager
 
 from support import contact, dashboard, tracking, tunnel
+from support.agent import TunnelError
 from support.contact import DashboardError
 
 pytestmark = pytest.mark.once
@@ -158,7 +160,9 @@ def test_two_opens_at_once_give_one_dashboard(stores, tmp_path):  # noqa: F811
     assert not wait_for_none(tmp_path)
 
 
-def test_one_that_is_about_to_end_is_not_adopted(stores, tmp_path, capsys):  # noqa: F811
+def test_one_that_is_about_to_end_is_not_adopted(stores, monkeypatch, capsys):  # noqa: F811
+    with socket.create_server(("127.0.0.1", 0)) as free:  # not the usual one, which other tests use now
+        monkeypatch.setattr(dashboard, "PORT", free.getsockname()[1])
     board = dashboard.open()
     contact.ask(board._state, "release", pid=os.getpid())
     with dashboard.open() as again:
@@ -227,6 +231,110 @@ def test_a_server_that_dies_while_starting_shows_its_last_lines(stores, monkeypa
     monkeypatch.setattr(tracking, "connect", lambda _: f"sqlite:///{broken}")
     with pytest.raises(DashboardError, match=r"(?s)died while it started.*file is not a database"):
         dashboard.open()
+    assert not wait_for_none(tmp_path)
+
+
+@pytest.fixture
+def disturb(stores, tmp_path, monkeypatch):  # noqa: F811
+    """Give what has Python run some code at the start of our guards or servers, `support.<which>`."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(site), str(ROOT)]))
+
+    def disturb(**programs: str) -> None:
+        (site / "sitecustomize.py").write_text(
+            f"import sys\nexec({programs!r}.get(sys.orig_argv[-1].removeprefix('support.'), ''))\n"
+        )
+
+    return disturb
+
+
+# As on a machine so busy, or with a disk so slow, that it takes ten minutes.
+SLOW = "import time; time.sleep(600)"
+SLOW_TO_SERVE = """
+from importlib.machinery import PathFinder
+def find_spec(name, *where, find=PathFinder.find_spec):
+    if name == "uvicorn":
+        import time; time.sleep(600)
+    return find(name, *where)
+PathFinder.find_spec = find_spec
+"""
+IMPATIENT = "import support.contact; support.contact.START_TIMEOUT = 2"
+
+
+def assert_nothing_started(stores, tmp_path) -> None:  # noqa: F811
+    """No process is left, and no file that would make the next notebook look for one."""
+    assert not wait_for_none(tmp_path)
+    assert {path.name for path in (stores / "dashboard").iterdir()} <= {"lock", "guard.log", "server.log"}
+
+
+def test_a_guard_that_starts_too_slowly_is_explained(disturb, stores, tmp_path, monkeypatch):  # noqa: F811
+    disturb(guard=SLOW)
+    monkeypatch.setattr(contact, "START_TIMEOUT", 1)
+    with pytest.raises(DashboardError, match=r"guard did not start in 1 s\. Open it again when .* less busy"):
+        dashboard.open()
+    assert_nothing_started(stores, tmp_path)
+
+
+def test_a_guard_that_dies_while_starting_shows_its_last_lines(disturb, stores, tmp_path):  # noqa: F811
+    disturb(guard="import os; os.write(2, b'no memory left'); os._exit(1)")
+    with pytest.raises(DashboardError, match=r"(?s)guard died while it started.*last log.*no memory left"):
+        dashboard.open()
+    assert_nothing_started(stores, tmp_path)
+
+
+@pytest.mark.parametrize("slow", [SLOW, SLOW_TO_SERVE], ids=["before its port", "after its port"])
+def test_a_server_that_starts_too_slowly_is_explained(disturb, stores, tmp_path, slow):  # noqa: F811
+    disturb(guard=IMPATIENT, server=slow)
+    with pytest.raises(DashboardError, match=r"gave no answer in 2 s\. Open it again when .* is less busy"):
+        dashboard.open()
+    assert_nothing_started(stores, tmp_path)
+    disturb()
+    with dashboard.open() as board:  # the same notebook, when the machine is less busy
+        board.check()
+
+
+def test_a_server_that_dies_before_it_has_a_port_shows_its_last_lines(disturb, stores, tmp_path):  # noqa: F811
+    disturb(server="import os; os.write(2, b'no memory left'); os._exit(1)")
+    with pytest.raises(DashboardError, match=r"(?s)server died while it started.*last log.*no memory left"):
+        dashboard.open()
+    assert_nothing_started(stores, tmp_path)
+
+
+def test_a_notebook_that_opens_for_ever_does_not_hold_up_the_others(stores, monkeypatch):  # noqa: F811
+    (stores / "dashboard").mkdir(parents=True)
+    monkeypatch.setattr(dashboard, "LOCK_TIMEOUT", 0.2)
+    with (
+        FileLock(stores / "dashboard" / "lock"),
+        pytest.raises(DashboardError, match=r"for more than 0\.2 s now\. Open this one again when"),
+    ):
+        dashboard.open()
+
+
+def test_a_server_that_hangs_is_explained(stores, tmp_path, monkeypatch):  # noqa: F811
+    with dashboard.open() as board:
+        server = next(process for process in family(tmp_path) if role(process) == "server")
+        server.suspend()
+        with monkeypatch.context() as impatient:
+            impatient.setattr(tunnel, "TIMEOUT", 1)
+            with pytest.raises(TunnelError, match=r"no answer in 1 s\. Try again .*; if it stays so, close"):
+                board.check()
+        server.resume()
+        board.check()
+
+
+def test_a_guard_that_hangs_is_left_and_a_new_one_opens(stores, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(dashboard, "STATUS_TIMEOUT", 1)
+    first = dashboard.open()
+    guard = psutil.Process(first._state["pid"])
+    guard.suspend()
+    with dashboard.open() as second:
+        assert second.url != first.url
+        second.check()
+    said = capsys.readouterr().out
+    assert "cannot be used, so a new one opens: the dashboard's guard does not answer (timed out)" in said
+    guard.resume()
+    first.close()
     assert not wait_for_none(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Take the pictures of the dashboard that the README and notebook 02 show.
+"""Take the pictures of the dashboard that the README and the notebooks 02 and 05 show.
 
     PYTHONPATH=.:tests python tools/screenshots.py     # writes docs/img/*.png
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from browser import chromium, click, find, go, picture_is_there, run_order, wait
 from selenium.webdriver.common.by import By
 
-from support import dashboard, data, tracking
+from support import dashboard, data, registry, search, tracking
 from support.training import Params
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "img"
@@ -75,6 +75,20 @@ def take_pictures(board: dashboard.Dashboard, ids: list[str]) -> None:
         keep(driver, "compared")
 
 
+def take_picture_of_search(board: dashboard.Dashboard) -> None:
+    """Search, promote the best run, and keep the table of runs with the trials unfolded."""
+    search_id = search.search(data.split(data.load_projects()), workers=2, seconds=60)
+    registry.promote()
+    with chromium() as driver:
+        go(driver, board.links["runs, best F1 first"].split("&")[0])
+        click(
+            driver,
+            f"[row-id='{search_id}'] [data-component-id*='runnamecellrenderer'].du-bois-light-btn-link",
+        )
+        wait(driver, lambda d: len(d.find_elements(By.LINK_TEXT, "linear-0")) == 1)
+        keep(driver, "search")
+
+
 def keep(driver, name: str) -> None:
     time.sleep(2)  # for what moves into place
     PICTURES.mkdir(parents=True, exist_ok=True)
@@ -89,6 +103,7 @@ def main() -> None:
         ids = train_runs()
         with dashboard.open(share=False) as board:
             take_pictures(board, ids)
+            take_picture_of_search(board)
 
 
 if __name__ == "__main__":

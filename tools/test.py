@@ -1,44 +1,80 @@
 """All tests: the units, then every notebook by nbval, in order and each alone, in stores of their own.
 
-nbval passes on cells that did nothing, so each of its runs is followed by a look into the store.
+nbval passes on cells that did nothing, so each of its runs ends with a look into the store.
+
+    python tools/test.py           # all of it
+    python tools/test.py --again   # with another corpus, right after: the series alone. Units bring their own
 """
 
+import argparse
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NBVAL = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
+AT_ONCE = 2  # processes; a training takes one thread (see support/lookup.py)
+# A file stays in one process, since its tests share stores and trainings.
+UNITS = ["-n", str(AT_ONCE), "--dist", "loadfile", "tests"]
+# Never with -n: the cells of a notebook run in order, in one kernel.
+NBVAL = ["-n", "0", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
 
 
-def pytest(stores: Path, *arguments: str) -> None:
-    """Run pytest with `stores` as the store, and end here when it fails."""
+def pytest(stores: Path, *arguments: str) -> dict:
+    """Give what subprocess needs to run pytest with `stores` as the store."""
     environment = {**os.environ, "STORES_DIR": str(stores), "PYTHONDONTWRITEBYTECODE": "1"}
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see support/environment.py
     for name in ("MLFLOW_TRACKING_URI", "NGROK_AUTHTOKEN"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
-    result = subprocess.run(command, cwd=ROOT, env=environment, check=False)
-    if result.returncode:
-        sys.exit(f"\nFailed: pytest {' '.join(arguments)}")
+    return {"args": command, "cwd": ROOT, "env": environment}
+
+
+def run_notebooks(rounds: dict[str, list[Path]], folder: Path) -> list[str]:
+    """Run each round of notebooks in a store of its own, AT_ONCE at a time; give the names of what failed.
+
+    What a round prints is shown when it is done, so that no two are mixed.
+    """
+    waiting, running, failed = list(rounds), {}, []
+    try:
+        while waiting or running:
+            while waiting and len(running) < AT_ONCE:
+                name = waiting.pop(0)
+                left = f"tests/left_by_notebooks.py::test_left[{name}]"
+                command = pytest(folder / name, *NBVAL, *map(str, rounds[name]), left)
+                with (folder / f"{name}.log").open("w") as log:
+                    running[name] = subprocess.Popen(**command, stdout=log, stderr=log)
+            for name in [name for name, process in running.items() if process.poll() is not None]:
+                print(f"== {name}\n{(folder / f'{name}.log').read_text(errors='replace')}", flush=True)
+                if running.pop(name).returncode:
+                    failed.append(name)
+            time.sleep(0.1)
+    finally:  # an interrupt: the kernels end when their pytest is gone
+        for process in running.values():
+            process.terminate()
+            process.wait()
+    return failed
 
 
 def main() -> None:
     """Run it all."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--again", action="store_true", help="leave out what no other corpus can change")
+    again = parser.parse_args().again
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    rounds = {"series": notebooks}  # the longest first
+    if not again:
+        rounds |= {notebook.stem: [notebook] for notebook in notebooks}
     with tempfile.TemporaryDirectory() as folder:
-        stores = Path(folder)
-        print("== units", flush=True)
-        pytest(stores / "units", "tests")
-        print("== notebooks, in order", flush=True)
-        pytest(stores / "series", *NBVAL, *map(str, notebooks))
-        pytest(stores / "series", "tests/left_by_notebooks.py", "-k", "series")
-        for notebook in notebooks:
-            print(f"== {notebook.stem}, alone", flush=True)
-            pytest(stores / notebook.stem, *NBVAL, str(notebook))
-            pytest(stores / notebook.stem, "tests/left_by_notebooks.py", "-k", notebook.stem)
+        if not again:
+            print("== units", flush=True)
+            if subprocess.run(**pytest(Path(folder) / "units", *UNITS), check=False).returncode:
+                sys.exit("\nFailed: units")
+        print(f"== notebooks, in order{'' if again else ' and each alone'}", flush=True)
+        if failed := run_notebooks(rounds, Path(folder)):
+            sys.exit(f"\nFailed: {', '.join(failed)}")
     print("All tests passed.")
 
 
