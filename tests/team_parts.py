@@ -73,10 +73,22 @@ class Relay(BaseHTTPRequestHandler):
     server_url: str
     asked: Counter
 
+    def body(self) -> bytes:
+        """Read what is sent. An empty file comes in chunks, of which there is none: a line that says 0."""
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
     def relay(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
         there = http.client.HTTPConnection(urlsplit(self.server_url).netloc, timeout=60)
-        headers = {**self.headers, "Host": urlsplit(self.server_url).netloc}
+        left_out = ("host", "transfer-encoding", "content-length")
+        headers = {name: value for name, value in self.headers.items() if name.lower() not in left_out}
         there.request(self.command, self.path, body, headers)
         answer = there.getresponse()
         content = answer.read()
