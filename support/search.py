@@ -91,12 +91,15 @@ def search(
     """
     if workers < 1 or seconds <= 0 or patience < 1 or not spaces:
         raise ValueError("A search needs a worker or more, some seconds, some patience and a space.")
+    storage = storage or f"sqlite:///{(search_folder() / 'searches.db').as_posix()}"
+    if not storage.startswith(("sqlite:", "postgresql")):
+        raise ValueError("The storage is the URL of a SQLite or PostgreSQL database.")
     config = {
-        "parent_id": _parent_of(splits, spaces, seed, name),
+        "parent_id": _parent_of(splits, spaces, seed, name, storage),
         "spaces": {space_name: space.to_dict() for space_name, space in spaces.items()},
         "seed": seed,
         "patience": patience,
-        "storage": storage or f"sqlite:///{(search_folder() / 'searches.db').as_posix()}",
+        "storage": storage,
         "until": time.time() + seconds,
     }
     party = Party(splits, config)
@@ -148,13 +151,13 @@ def best_params(run_id: str, space: str | None = None) -> Checked:
     return lineage.params_of(max(measured, key=lambda run: run.data.metrics["val_f1"]))
 
 
-def _parent_of(splits: Splits, spaces: dict[str, Space], seed: int, name: str) -> str:
+def _parent_of(splits: Splits, spaces: dict[str, Space], seed: int, name: str, storage: str) -> str:
     """Give the id of the parent run: that of the same call before, or a new one."""
     sought = {space_name: {**space.to_dict(), "trials": None} for space_name, space in spaces.items()}
     said = json.dumps([name, splits.digest, seed, sought], sort_keys=True)
     key = hashlib.sha256(said.encode()).hexdigest()[:16]
     experiment_id = tracking.set_experiment()
-    with search_lock():
+    with search_lock(storage):
         found = MlflowClient().search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
         if found:
             return found[0].info.run_id
@@ -204,14 +207,9 @@ def _outcome(run: Run) -> str:
 
 def _children(run_id: str) -> list[Run]:
     """Give the runs of a search's trials, oldest first."""
-    client, runs, token = MlflowClient(), [], None
-    experiment_id = client.get_run(run_id).info.experiment_id
-    while token != "":
-        page = client.search_runs(
-            [experiment_id],
-            f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'",
-            order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )
-        runs, token = [*runs, *page], page.token or ""
-    return runs
+    return mlflow.search_runs(
+        [mlflow.get_run(run_id).info.experiment_id],
+        f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'",
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )

@@ -18,12 +18,12 @@ epoch, with the median of the finished trials.
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 
 import mlflow
 import numpy as np
 import optuna
-from filelock import FileLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from support import ghosts, models, provenance
@@ -50,7 +50,7 @@ class Worker:
     space: Space
     splits: Splits
     parent_id: str
-    lock: FileLock
+    lock: AbstractContextManager
     seed: int
     patience: int
     stop: Callable[[], bool]
@@ -66,7 +66,7 @@ class Worker:
 
     def claim(self) -> Trial | None:
         """Take the next trial that waits, and sign it with this process."""
-        with self.lock:  # SQLite has no lock on a row: two could take the same, or one too many
+        with self.lock:  # without it, two could take the same trial, or one too many
             if not self.study.get_trials(deepcopy=False, states=WAITING) or is_stale(
                 self.study, self.patience
             ):

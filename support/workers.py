@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
@@ -24,6 +24,7 @@ import mlflow
 import torch
 from filelock import FileLock
 from optuna.trial import FrozenTrial
+from sqlalchemy import NullPool, create_engine
 
 from support import lineage, tracking
 from support.data import Splits
@@ -42,7 +43,7 @@ class Party:
             return deserted() or time.time() > config["until"]
 
         parent_id, seed, patience = (config[name] for name in ("parent_id", "seed", "patience"))
-        self.lock, self.patience, self.workers = search_lock(), patience, []
+        self.lock, self.patience, self.workers = search_lock(config["storage"]), patience, []
         for name, values in config["spaces"].items():
             space = Space.from_dict(values)
             with self.lock:
@@ -103,8 +104,24 @@ def search_folder() -> Path:
     return database.parent if database else stores_dir()
 
 
-def search_lock() -> FileLock:
-    """Let one process of this machine at a time change the studies."""
+class DatabaseLock:
+    """A lock that holds for all machines: PostgreSQL keeps it as long as its connection lasts."""
+
+    def __init__(self, storage: str) -> None:
+        self.engine = create_engine(storage, poolclass=NullPool)
+
+    def __enter__(self) -> None:
+        self.connection = self.engine.connect()
+        self.connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext('searches'))")
+
+    def __exit__(self, *_) -> None:
+        self.connection.close()
+
+
+def search_lock(storage: str) -> AbstractContextManager:
+    """Give what lets one process at a time change the studies: of this machine, or of all that share them."""
+    if not storage.startswith("sqlite:"):
+        return DatabaseLock(storage)
     folder = search_folder()
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / "searches.lock")

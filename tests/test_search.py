@@ -305,6 +305,8 @@ def test_lists_can_be_chosen_from(sample_splits):
 def test_a_search_without_means_is_refused(sample_splits, wrong):
     with pytest.raises(ValueError, match="A search needs"):
         search.search(sample_splits, **{"spaces": SPACES, **wrong})
+    with pytest.raises(ValueError, match="SQLite or PostgreSQL"):
+        search.search(sample_splits, SPACES, storage="mysql://reader@host/name")
 
 
 def test_a_space_that_learns_from_what_it_is_measured_on_is_refused():
