@@ -20,6 +20,7 @@ since both keep their version in a table of the same name.
 
 import hashlib
 import json
+import re
 import sys
 import time
 from collections import Counter
@@ -94,6 +95,8 @@ def search(
     storage = storage or f"sqlite:///{(search_folder() / 'searches.db').as_posix()}"
     if not storage.startswith(("sqlite:", "postgresql")):
         raise ValueError("The storage is the URL of a SQLite or PostgreSQL database.")
+    # Without a driver's name SQLAlchemy would look for another than the one that is installed.
+    storage = re.sub("^postgresql:", "postgresql+psycopg2:", storage)
     config = {
         "parent_id": _parent_of(splits, spaces, seed, name, storage),
         "spaces": {space_name: space.to_dict() for space_name, space in spaces.items()},

