@@ -427,14 +427,14 @@ def test_the_readmes_lines_for_a_cluster_run_on_one_machine(sample_splits, tmp_p
     ):
         assert theirs in lines
         lines = lines.replace(theirs, ours)
-    environment = {
+    environment = os.environ | {
         "LESSON_DATA_DIR": str(SAMPLE_DIR),
         "PYTHONPATH": str(Path(__file__).parent),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens to this machine only
     }
     try:
-        subprocess.run([sys.executable, "-c", lines], cwd=PROJECT_DIR, env=os.environ | environment, check=True)
+        subprocess.run([sys.executable, "-c", lines], cwd=PROJECT_DIR, env=environment, check=True)
         run_id = only_search()
         table = search.trials(run_id)
         assert len(table) == table.lr.nunique() == table.trial.nunique() == 12
