@@ -108,7 +108,8 @@ def _tags(side: Side, tags: dict[str, str]) -> dict[str, str]:
 def _sizes(repository, folder: str | None = None) -> list[tuple[str, int]]:
     found = []
     for entry in repository.list_artifacts(folder):
-        found += _sizes(repository, entry.path) if entry.is_dir else [(entry.path, entry.file_size)]
+        # A server does not say that an empty file has a size of 0.
+        found += _sizes(repository, entry.path) if entry.is_dir else [(entry.path, entry.file_size or 0)]
     return found
 
 

@@ -1,6 +1,7 @@
 """What a tunnel needs on the notebook's side: a token, a user and password, and the proof that it is safe."""
 
 import base64
+import contextlib
 import getpass
 import json
 import os
@@ -86,9 +87,11 @@ def fetch(
         with build_opener(NoRedirect).open(Request(url, body, headers), timeout=timeout or TIMEOUT) as answer:
             return answer.status, answer.read(1 << 20).decode(errors="replace")
     except HTTPError as error:
-        with error:
-            code = error.headers.get("ngrok-error-code", "")
-            return error.code, f"{code} {error.read(1 << 16).decode(errors='replace')}"
+        text = b""
+        # A server that refuses before it has read the request may cut off its own answer.
+        with error, contextlib.suppress(OSError):
+            text = error.read(1 << 16)
+        return error.code, f"{error.headers.get('ngrok-error-code', '')} {text.decode(errors='replace')}"
     except OSError as error:
         if isinstance(getattr(error, "reason", error), TimeoutError):
             return 0, "no answer in time"

@@ -282,6 +282,7 @@ def test_what_was_deleted_there_is_not_brought_back(laptop, server):
 
 def test_there_and_back_and_to_a_third_store(laptop, server, empty, tmp_path, sample_splits):
     run_id = tracking.train_and_log(PARAMS, sample_splits)
+    mlflow.log_text("", "empty.txt", run_id=run_id)  # such as the changes of a clean clone
     first, laptop = tracking.load_tagger(run_id).predict_proba(TEXTS), here()
     copy = sync.sync(to=server.url).ids[run_id]
     before = everything(laptop, run_id)

@@ -3,8 +3,11 @@
 import json
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import types
 
 import psutil
@@ -154,6 +157,22 @@ def test_a_local_dashboard_gains_a_tunnel(open_with, stores):  # noqa: F811
     shared = open_with("good")
     shared.check()
     assert shared.local_url == local.url
+
+
+def test_an_answer_that_is_cut_off_still_has_its_status():
+    """A server that refuses a POST unread resets the connection, at times before its answer is read."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 99\r\n\r\n")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()  # with a reset
+
+        threading.Thread(target=refuse, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert tunnel.fetch(url, origin=url)[0] == 403
 
 
 def test_an_unknown_error_is_passed_on_without_secrets():
