@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks.lesson import Lesson
 from benchmarks.store import fill
-from support import cnn, tracking
+from support import cnn, search, tracking
 from support.cnn import CNN
 from support.data import Splits
 from support.evaluation import best_threshold, get_performance
@@ -257,6 +257,17 @@ def best_run() -> dict:
                         experiment_names=[tracking.EXPERIMENT], order_by=["metrics.f1 DESC"]
                     )
                 )
+            mlflow.set_tracking_uri(None)
+    return result
+
+
+def search_processes(splits: Splits) -> dict:
+    """Time notebook 05's search by one process and by two, each in a fresh store."""
+    result = {}
+    for workers in (1, 2):
+        with TemporaryDirectory() as folder:
+            tracking.connect(folder)
+            result[workers] = seconds(lambda workers=workers: search.search(splits, workers=workers))
             mlflow.set_tracking_uri(None)
     return result
 

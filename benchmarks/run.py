@@ -60,6 +60,7 @@ def main() -> None:
     measure("memory", measures.memory)
     measure("scaling", lambda: measures.scaling(params, splits))
     measure("best_run", measures.best_run)
+    measure("search", lambda: measures.search_processes(splits))
     encoder = trained.label_encoder
     measure("tfidf", lambda: measures.tfidf(splits, encoder.classes, encoder.encode))
     measure("log_call_ms", measures.log_call)
@@ -147,6 +148,12 @@ def table(results: dict) -> str:
     runs = {int(count): value for count, value in results["best_run"].items()}
     compare("best run among 10,000", runs[10_000]["lesson"], runs[10_000]["ours"], 100)
     add("best run among 100,000", ours=spread(runs[100_000]["ours"]))
+    one, two = (results["search"][workers] for workers in sorted(results["search"]))
+    add(
+        "a search of 16 trials: one process, two",
+        ours=f"{one:.0f} s, {two:.0f} s",
+        ratio=f"{one / two:.1f} x",
+    )
     anchor = results["tfidf"]
     add(
         "*beside it:* TF-IDF and logistic regression",
