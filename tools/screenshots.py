@@ -24,13 +24,20 @@ HIDE_PATH = """
 for (const e of document.querySelectorAll('*'))
     if (!e.children.length && e.textContent.includes('file://')) e.style.visibility = 'hidden'
 """  # of this machine's temporary folder
-# What a reader's browser remembers once the columns are chosen under *Columns*.
-COLUMNS = [
+RUN_COLUMNS = [
     "metrics.`f1`",
     "metrics.`best_val_loss`",
     "params.`lr`",
     "params.`num_filters`",
     "params.`dropout_p`",
+]
+TRIAL_COLUMNS = [
+    "metrics.`val_f1`",
+    "metrics.`f1`",
+    "params.`C`",
+    "params.`char_ngrams`",
+    "params.`word_ngrams`",
+    "attributes.`Models`",
 ]
 
 
@@ -46,12 +53,8 @@ def train_runs() -> list[str]:
 def take_pictures(board: dashboard.Dashboard, ids: list[str]) -> None:
     """Visit the pages that the dashboard links to, and keep what they show."""
     links = board.links
-    experiment_id = links["runs, best F1 first"].split("/experiments/")[1].split("/")[0]
-    key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment_id}"]-ReactComponentState'
     with chromium() as driver:
-        go(driver, board.url)
-        state = json.dumps(json.dumps({"selectedColumns": COLUMNS}))
-        driver.execute_script(f"localStorage.setItem({json.dumps(key)}, {state})")
+        choose_columns(driver, board, RUN_COLUMNS)
 
         go(driver, links["runs, best F1 first"])
         wait(driver, lambda d: run_order(d, ids) == ids)
@@ -75,18 +78,34 @@ def take_pictures(board: dashboard.Dashboard, ids: list[str]) -> None:
         keep(driver, "compared")
 
 
-def take_picture_of_search(board: dashboard.Dashboard) -> None:
-    """Search, promote the best run, and keep the table of runs with the trials unfolded."""
-    search_id = search.search(data.split(data.load_projects()), workers=2, seconds=60)
-    registry.promote()
+def take_pictures_of_search(board: dashboard.Dashboard) -> None:
+    """Search, promote the best run, and keep the table with the trials unfolded, and the model's version."""
+    splits = data.split(data.load_projects())
+    search_id = search.search(splits, workers=2)
+    tracking.train_and_log(search.best_params(search_id), splits, run_name="tfidf-searched")
+    version = registry.promote()
     with chromium() as driver:
+        choose_columns(driver, board, TRIAL_COLUMNS)
         go(driver, board.links["runs, best F1 first"].split("&")[0])
         click(
             driver,
             f"[row-id='{search_id}'] [data-component-id*='runnamecellrenderer'].du-bois-light-btn-link",
         )
-        wait(driver, lambda d: len(d.find_elements(By.LINK_TEXT, "linear-0")) == 1)
+        wait(driver, lambda d: len(d.find_elements(By.LINK_TEXT, "cnn-0")) == 1)
         keep(driver, "search")
+
+        go(driver, f"{board.url}/#/models/{version.name}/versions/{version.version}")
+        find(driver, "=Quality")
+        keep(driver, "version")
+
+
+def choose_columns(driver, board: dashboard.Dashboard, columns: list[str]) -> None:
+    """Put into the browser's memory what a reader's keeps who has chosen these under *Columns*."""
+    experiment_id = board.links["runs, best F1 first"].split("/experiments/")[1].split("/")[0]
+    key = f'MLflowLocalStorage-1.1-ExperimentPage-["{experiment_id}"]-ReactComponentState'
+    state = json.dumps(json.dumps({"selectedColumns": columns}))
+    go(driver, board.url)
+    driver.execute_script(f"localStorage.setItem({json.dumps(key)}, {state})")
 
 
 def keep(driver, name: str) -> None:
@@ -103,7 +122,7 @@ def main() -> None:
         ids = train_runs()
         with dashboard.open(share=False) as board:
             take_pictures(board, ids)
-            take_picture_of_search(board)
+            take_pictures_of_search(board)
 
 
 if __name__ == "__main__":
