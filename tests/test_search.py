@@ -8,8 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from multiprocessing import forkserver
 from pathlib import Path
@@ -413,9 +415,16 @@ search.SPACES = {"cnn": replace(search_victims.SPACES["cnn"], trials=12)}
 """
 
 
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Give a folder whose path is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.mark.once
 @no_sigkill
-def test_the_readmes_lines_for_a_cluster_run_on_one_machine(sample_splits, tmp_path):
+def test_the_readmes_lines_for_a_cluster_run_on_one_machine(tmp_path, short_folder):
     """Two of Ray's workers share one search, through a real PostgreSQL."""
     readme = (PROJECT_DIR / "README.md").read_text(encoding="utf-8")
     [lines] = re.findall(r"```python\n(import ray\n.*?)```", readme, re.S)
@@ -430,6 +439,7 @@ def test_the_readmes_lines_for_a_cluster_run_on_one_machine(sample_splits, tmp_p
     environment = os.environ | {
         "LESSON_DATA_DIR": str(SAMPLE_DIR),
         "PYTHONPATH": str(Path(__file__).parent),
+        "RAY_TMPDIR": str(short_folder),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens to this machine only
     }

@@ -1,12 +1,9 @@
-"""All tests: the units, then every notebook by nbval, in order and each alone, in stores of their own.
+"""All tests: the units, then every notebook by nbval, in stores of their own.
 
-nbval passes on cells that did nothing, so each of its runs ends with a look into the store.
-
-    python tools/test.py           # all of it
-    python tools/test.py --again   # with another corpus, right after: the series alone. Units bring their own
+The notebooks run in order on the reader's corpus, and each alone on the sample corpus. nbval passes on cells
+that did nothing, so each of its runs ends with a look into the store.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -15,9 +12,10 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_ONCE = 2  # processes; a training takes one thread (see support/lookup.py)
-# A file stays in one process, since its tests share stores and trainings.
-UNITS = ["-n", str(AT_ONCE), "--dist", "loadfile", "tests"]
+SAMPLE = ROOT / "support" / "sample"
+AT_ONCE = 2  # rounds of notebooks; a training takes one thread (see support/lookup.py)
+# Three processes for two cores, since tests wait for others. A file stays in one: its tests share stores.
+UNITS = ["-n", "3", "--dist", "loadfile", "tests"]
 # Never with -n: the cells of a notebook run in order, in one kernel.
 NBVAL = ["-n", "0", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
 
@@ -35,7 +33,8 @@ def pytest(stores: Path, *arguments: str) -> dict:
 def run_notebooks(rounds: dict[str, list[Path]], folder: Path) -> list[str]:
     """Run each round of notebooks in a store of its own, AT_ONCE at a time; give the names of what failed.
 
-    What a round prints is shown when it is done, so that no two are mixed.
+    A round of one notebook takes the sample corpus. What a round prints is shown when it is done, so that no
+    two are mixed.
     """
     waiting, running, failed = list(rounds), {}, []
     try:
@@ -44,6 +43,8 @@ def run_notebooks(rounds: dict[str, list[Path]], folder: Path) -> list[str]:
                 name = waiting.pop(0)
                 left = f"tests/left_by_notebooks.py::test_left[{name}]"
                 command = pytest(folder / name, *NBVAL, *map(str, rounds[name]), left)
+                if len(rounds[name]) == 1:
+                    command["env"]["LESSON_DATA_DIR"] = str(SAMPLE)
                 with (folder / f"{name}.log").open("w") as log:
                     running[name] = subprocess.Popen(**command, stdout=log, stderr=log)
             for name in [name for name, process in running.items() if process.poll() is not None]:
@@ -60,19 +61,14 @@ def run_notebooks(rounds: dict[str, list[Path]], folder: Path) -> list[str]:
 
 def main() -> None:
     """Run it all."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--again", action="store_true", help="leave out what no other corpus can change")
-    again = parser.parse_args().again
     notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
     rounds = {"series": notebooks}  # the longest first
-    if not again:
-        rounds |= {notebook.stem: [notebook] for notebook in notebooks}
+    rounds |= {notebook.stem: [notebook] for notebook in notebooks}
     with tempfile.TemporaryDirectory() as folder:
-        if not again:
-            print("== units", flush=True)
-            if subprocess.run(**pytest(Path(folder) / "units", *UNITS), check=False).returncode:
-                sys.exit("\nFailed: units")
-        print(f"== notebooks, in order{'' if again else ' and each alone'}", flush=True)
+        print("== units", flush=True)
+        if subprocess.run(**pytest(Path(folder) / "units", *UNITS), check=False).returncode:
+            sys.exit("\nFailed: units")
+        print("== notebooks, in order and each alone", flush=True)
         if failed := run_notebooks(rounds, Path(folder)):
             sys.exit(f"\nFailed: {', '.join(failed)}")
     print("All tests passed.")
