@@ -1,7 +1,6 @@
 """What a tunnel needs on the notebook's side: a token, a user and password, and the proof that it is safe."""
 
 import base64
-import contextlib
 import getpass
 import json
 import os
@@ -13,6 +12,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from support.agent import TunnelError, explain
 
 TIMEOUT = 15  # seconds for one answer through the tunnel
+# Who refuses a POST without reading it may end the connection before the answer is through.
+ATTEMPTS = 3
 SEARCH = "/ajax-api/2.0/mlflow/experiments/search"  # what MLflow's own page asks first
 STRANGER = "https://stranger.example"  # an origin that no server of ours allows
 
@@ -83,21 +84,28 @@ def fetch(
     if origin:
         headers |= {"Origin": origin, "Content-Type": "application/json"}
     body = json.dumps({"max_results": 1}).encode() if origin else None
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return answer_to(Request(url, body, headers), timeout or TIMEOUT)
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                return 0, "no answer in time"
+            if attempt == ATTEMPTS or not isinstance(reason, ConnectionError):
+                raise TunnelError(
+                    f"{url.partition('?')[0]} cannot be reached: {error}. Is there a network?"
+                ) from error
+
+
+def answer_to(request: Request, timeout: float) -> tuple[int, str]:
+    """Give the status and the text of an answer, also of one that refuses. Raises OSError for none."""
     try:
-        with build_opener(NoRedirect).open(Request(url, body, headers), timeout=timeout or TIMEOUT) as answer:
+        with build_opener(NoRedirect).open(request, timeout=timeout) as answer:
             return answer.status, answer.read(1 << 20).decode(errors="replace")
     except HTTPError as error:
-        text = b""
-        # A server that refuses before it has read the request may cut off its own answer.
-        with error, contextlib.suppress(OSError):
-            text = error.read(1 << 16)
-        return error.code, f"{error.headers.get('ngrok-error-code', '')} {text.decode(errors='replace')}"
-    except OSError as error:
-        if isinstance(getattr(error, "reason", error), TimeoutError):
-            return 0, "no answer in time"
-        raise TunnelError(
-            f"{url.partition('?')[0]} cannot be reached: {error}. Is there a network?"
-        ) from error
+        with error:
+            code = error.headers.get("ngrok-error-code", "")
+            return error.code, f"{code} {error.read(1 << 16).decode(errors='replace')}"
 
 
 def prove_closed(url: str) -> None:
