@@ -23,11 +23,13 @@ bench: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -c constraints.txt
 	@$(BIN)/python benchmarks/run.py
 
-# At length: the dashboard 50 times open and close, 20 kills; 8 clients log 200 runs each, here and on a server.
+# At length: the dashboard 50 times open and close, 20 kills of it and of trainings; 8 clients log 200 runs each,
+# here and on a server.
 # Then the dashboard's pictures; 50 clients for a minute.
 soak: .venv/installed
 	@DASHBOARD_CYCLES=50 DASHBOARD_KILLS=20 $(BIN)/python -m pytest -q tests/test_dashboard.py -k "cycles or kills"
-	@CLIENT_RUNS=200 $(BIN)/python -m pytest -q tests/test_survival.py tests/test_team.py -k "many_processes or eight_clients"
+	@CLIENT_RUNS=200 TRAINING_KILLS=20 $(BIN)/python -m pytest -q tests/test_survival.py tests/test_team.py \
+		-k "many_processes or random_moment or eight_clients"
 
 pictures: .venv/installed
 	@PYTHONPATH=.:tests $(BIN)/python tools/screenshots.py

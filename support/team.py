@@ -173,7 +173,7 @@ def libpq(uri: str) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Give a port of this machine that is free. Any one: two that open at once would both find a fixed one."""
+    """Give a port of this machine that is free: any, since two that open at once would both like the same."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 

@@ -8,7 +8,11 @@ it is not found:
 """
 
 import hashlib
+import multiprocessing
 import os
+from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -36,11 +40,42 @@ SMALL = {"embedding_dim": 16, "num_filters": 8, "filter_sizes": [1, 2, 3], "hidd
 
 
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Give every test an empty store, and nothing of the user's: no server, no token, no data folder."""
     monkeypatch.setenv("STORES_DIR", str(tmp_path / "stores"))
     for name in ("MLFLOW_TRACKING_URI", "NGROK_AUTHTOKEN", "LESSON_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow.set_tracking_uri has written it there
+
+
+# What PyTorch, MLflow and SQLAlchemy import when they are first used: seconds in each new process.
+IMPORTED_LATE = ["torch._dynamo", "IPython.display", "alembic.command", "sqlalchemy.dialects.sqlite"]
+
+
+@pytest.fixture(scope="session")
+def processes() -> Iterator[Callable[..., BaseProcess]]:
+    """Give a maker of processes, from a function and its arguments, that have everything imported already.
+
+    They have the environment of the first test that asked for this, so the function is told all it needs.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["search_victims", "team_parts", "victims", *IMPORTED_LATE])
+    with pytest.MonkeyPatch.context() as patch:  # the forkserver knows nothing of pytest's path
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, PROJECT_DIR])))
+        forkserver.ensure_running()
+    started = []
+
+    def start(target: Callable, *args, **kwargs) -> BaseProcess:
+        args = tuple(str(value) if isinstance(value, Path) else value for value in args)
+        started.append(context.Process(target=target, args=args, kwargs=kwargs))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.join()
 
 
 def holds_the_lesson(folder: Path) -> bool:

@@ -239,6 +239,7 @@ splits = data.split(data.load_projects(data.SAMPLE_DIR))
 """
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not shutil.which("git"), reason="There is no git here.")
 def test_reproduce_with_the_code_of_then(tmp_path):
     project, support = tmp_path / "project", tmp_path / "project" / "support"

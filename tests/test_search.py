@@ -1,7 +1,6 @@
 """The search: what a trial sees, what it leaves, and that nothing is lost or doubled, whoever dies."""
 
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from multiprocessing import forkserver
 from pathlib import Path
 
 import mlflow
@@ -324,27 +322,6 @@ def test_a_space_that_learns_from_what_it_is_measured_on_is_refused():
         Space(LinearParams(), LR, 1)
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Give a maker of processes that have everything imported and nothing running."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["search_victims"])
-    with pytest.MonkeyPatch.context() as patch:  # the forkserver knows nothing of pytest's path
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, PROJECT_DIR])))
-        forkserver.ensure_running()
-    started = []
-
-    def start(*args, **kwargs):
-        started.append(context.Process(target=search_victims.run, args=args, kwargs=kwargs))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
-
-
 def check_whole(run_id: str, sample_splits) -> None:
     """All four trials were measured or pruned, none of them twice, and nothing says that it still runs."""
     assert search.search(sample_splits, SPACES) == run_id
@@ -364,7 +341,7 @@ def check_whole(run_id: str, sample_splits) -> None:
 @no_sigkill
 @pytest.mark.parametrize("moment", [moment for moment in search_victims.MOMENTS if "only" not in moment])
 def test_a_search_that_is_killed_goes_on_and_nothing_is_lost_or_doubled(processes, sample_splits, moment):
-    process = processes(os.environ["STORES_DIR"], moment)
+    process = processes(search_victims.run, os.environ["STORES_DIR"], moment)
     process.join()
     assert process.exitcode == -signal.SIGKILL
     tracking.connect()
@@ -383,7 +360,9 @@ def test_a_search_that_is_killed_goes_on_and_nothing_is_lost_or_doubled(processe
 @no_sigkill
 def test_a_trial_that_kills_its_process_is_given_up(processes, sample_splits):
     for _ in range(MOST_TRIES):
-        process = processes(os.environ["STORES_DIR"], "before the only trial trains", spaces=cnn(1))
+        process = processes(
+            search_victims.run, os.environ["STORES_DIR"], "before the only trial trains", spaces=cnn(1)
+        )
         process.join()
         assert process.exitcode == -signal.SIGKILL
     tracking.connect()
@@ -396,7 +375,7 @@ def test_a_trial_that_kills_its_process_is_given_up(processes, sample_splits):
 @no_sigkill
 def test_two_processes_with_the_same_call_share_the_search(processes, sample_splits):
     spaces = {"cnn": Space(TINY, LR, 12)}
-    both = [processes(os.environ["STORES_DIR"], spaces=spaces) for _ in range(2)]
+    both = [processes(search_victims.run, os.environ["STORES_DIR"], spaces=spaces) for _ in range(2)]
     for process in both:
         process.join()
         assert process.exitcode == 0
@@ -471,7 +450,7 @@ def helper_of(process) -> psutil.Process:
 @pytest.mark.once
 @no_sigkill
 def test_a_helper_takes_part_and_ends_when_its_parent_is_killed(processes, sample_splits):
-    process = processes(os.environ["STORES_DIR"], spaces=LONG, workers=2)
+    process = processes(search_victims.run, os.environ["STORES_DIR"], spaces=LONG, workers=2)
     helper = helper_of(process)
     assert psutil.Process(process.pid) in helper.parents()
     os.kill(process.pid, signal.SIGKILL)
@@ -489,7 +468,7 @@ def test_a_helper_takes_part_and_ends_when_its_parent_is_killed(processes, sampl
 @pytest.mark.once
 @no_sigkill
 def test_an_interrupt_ends_the_helper_and_a_dead_helper_is_noticed(processes, sample_splits):
-    process = processes(os.environ["STORES_DIR"], spaces=LONG, workers=2)
+    process = processes(search_victims.run, os.environ["STORES_DIR"], spaces=LONG, workers=2)
     helper = helper_of(process)
     os.kill(process.pid, signal.SIGINT)
     process.join(30)

@@ -1,6 +1,5 @@
 """Real trainings, killed with SIGKILL: nothing is lost, nothing is there twice, and the end is the same."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -9,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import closing
-from multiprocessing import forkserver
 from pathlib import Path
 
 import mlflow
@@ -21,39 +19,14 @@ from mlflow import MlflowClient
 
 from support import ghosts, lineage, provenance, tracking
 from support.checkpoint import Checkpoint, CheckpointError
-from support.stores import PROJECT_DIR
 
-RUNS = int(os.environ.get("CLIENT_RUNS", 25))  # of each of eight; `make soak` logs 200
+# `make soak` lets each of eight processes log 200 runs, and kills at 20 moments.
+RUNS = int(os.environ.get("CLIENT_RUNS", 25))
+RANDOM_MOMENTS = int(os.environ.get("TRAINING_KILLS", 6))
 pytestmark = [
     pytest.mark.once,
     pytest.mark.skipif(sys.platform == "win32", reason="There is no SIGKILL on Windows."),
 ]
-RANDOM_MOMENTS = 12
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Give a maker of processes that have everything imported and nothing running."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["victims"])
-    with pytest.MonkeyPatch.context() as patch:  # the forkserver knows nothing of pytest's path
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, PROJECT_DIR])))
-        forkserver.ensure_running()
-    started = []
-
-    def start(target, *args):
-        started.append(context.Process(target=target, args=tuple(map(_plain, args))))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
-
-
-def _plain(value):
-    return str(value) if isinstance(value, Path) else value
 
 
 @pytest.fixture(scope="module")

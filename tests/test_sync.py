@@ -1,7 +1,6 @@
 """Sync between two stores, with a real server: all of a run goes over, once, however often it is cut off."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -512,23 +511,16 @@ def test_two_syncs_at_once_copy_once(laptop, server):
     assert_equal(report, server.url)
 
 
-def test_killed_while_it_syncs(laptop, server):
+def test_killed_while_it_syncs(laptop, server, processes):
     runs = [new_run(f"run {number}") for number in range(12)]
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.sync"])
-    # A forkserver that other tests have started knows nothing of this test's environment: all is said.
-    stores = {"to": server.url, "source": here()}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, PROJECT_DIR])))
-        killed = 0
-        for so_far in (0, 1, 4):
-            process = context.Process(target=sync.sync, kwargs=stores)
-            process.start()
-            while finished_copies(server.url, runs) <= so_far and process.is_alive():
-                time.sleep(0.02)
-            process.kill()
-            process.join()
-            killed += process.exitcode == -signal.SIGKILL
+    killed = 0
+    for so_far in (0, 1, 4):
+        process = processes(sync.sync, to=server.url, source=here())
+        while finished_copies(server.url, runs) <= so_far and process.is_alive():
+            time.sleep(0.02)
+        process.kill()
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
     assert killed
     assert finished_copies(server.url, runs) < len(runs)
     report = sync.sync(to=server.url)

@@ -4,7 +4,6 @@ The server runs by the command and the settings of deploy/compose.yaml, without 
 tested against moto's server, which is a stand-in: it speaks S3's protocol on localhost and keeps nothing.
 """
 
-import multiprocessing
 import os
 import re
 import shutil
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from multiprocessing import forkserver
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -95,27 +93,6 @@ def trained_run(members, sample_splits, tmp_path_factory) -> str:
     with pytest.MonkeyPatch.context() as patch, members["ada"].logged_in():
         patch.setenv("STORES_DIR", str(tmp_path_factory.mktemp("ada")))
         return tracking.train_and_log(PARAMS, sample_splits)
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Give a maker of processes that have everything imported."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["team_parts"])
-    with pytest.MonkeyPatch.context() as patch:  # the forkserver knows nothing of pytest's path
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, PROJECT_DIR])))
-        forkserver.ensure_running()
-    started = []
-
-    def start(target, *args):
-        started.append(context.Process(target=target, args=args))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.join()
 
 
 def status_of(call) -> str:

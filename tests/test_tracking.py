@@ -93,21 +93,6 @@ def test_importing_support_makes_no_folder_and_sets_no_uri(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == []
 
 
-def test_several_processes_make_one_store_at_once(tmp_path: Path) -> None:
-    code = (
-        "from support import tracking\n"
-        "import mlflow\n"
-        "tracking.connect()\n"
-        "with tracking.start_run('together'):\n"
-        "    mlflow.log_metric('f1', 0.5)\n"
-    )
-    environment = {**os.environ, "STORES_DIR": str(tmp_path / "shared"), "PYTHONPATH": str(PROJECT_DIR)}
-    processes = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(4)]
-    assert [process.wait(timeout=120) for process in processes] == [0] * 4
-    tracking.connect(tmp_path / "shared")
-    assert list(tracking.runs_table().run) == ["together"] * 4
-
-
 def test_artifacts_land_in_the_store_and_not_in_the_working_folder(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -459,6 +459,7 @@ def test_on_cuda_the_same_params_give_the_same_and_a_cpu_can_load_it(sample_spli
 # The acceptance: the lesson's corpus with the lesson's params
 
 
+@pytest.mark.once
 def test_the_lessons_corpus_reaches_065_and_bert_is_recognised(lesson_dir):
     """Mean weighted F1 on the test split over three split seeds; the lesson's page says 0.607."""
     df = load_projects(lesson_dir)

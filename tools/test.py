@@ -13,11 +13,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "support" / "sample"
-AT_ONCE = 2  # rounds of notebooks; a training takes one thread (see support/lookup.py)
-# Three processes for two cores, since tests wait for others. A file stays in one: its tests share stores.
-# The longest begin, so that none is left alone at the end.
-LONGEST = [f"tests/test_{name}.py" for name in ("search", "team", "sync", "dashboard", "survival")]
-UNITS = ["-n", "3", "--dist", "loadfile", "--no-loadscope-reorder", *LONGEST, "tests"]
+AT_ONCE = 2  # processes; a training takes one thread (see support/lookup.py)
+# A file stays in one process, since its tests share stores and trainings.
+UNITS = ["-n", str(AT_ONCE), "--dist", "loadfile", "tests"]
 # Never with -n: the cells of a notebook run in order, in one kernel.
 NBVAL = ["-n", "0", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
 
