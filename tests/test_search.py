@@ -284,7 +284,7 @@ def test_the_search_ends_in_time_and_goes_on_later(sample_splits):
     assert time.monotonic() - started < 3 + 3  # an epoch, and the end of it all
     assert status(run_id) == "FINISHED"
     assert outcomes(run_id) == {"measured": 1, "cut off": 1}
-    search.search(sample_splits, spaces, seconds=1)
+    search.search(sample_splits, spaces, seconds=4)
     assert outcomes(run_id) == {"measured": 1, "cut off": 2}
     assert len(study_of(run_id, "long").get_trials(states=(optuna.trial.TrialState.WAITING,))) == 4
 

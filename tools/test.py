@@ -22,7 +22,7 @@ NBVAL = ["-n", "0", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=
 
 def pytest(stores: Path, *arguments: str) -> dict:
     """Give what subprocess needs to run pytest with `stores` as the store."""
-    environment = {**os.environ, "STORES_DIR": str(stores), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "STORES_DIR": str(stores)}
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see support/environment.py
     for name in ("MLFLOW_TRACKING_URI", "NGROK_AUTHTOKEN"):
         environment.pop(name, None)
