@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from benchmarks import measures
+from support import search
 from support.data import about, load_projects, split
 from support.training import Params, best_device
 
@@ -150,7 +151,7 @@ def table(results: dict) -> str:
     add("best run among 100,000", ours=spread(runs[100_000]["ours"]))
     one, two = (results["search"][workers] for workers in sorted(results["search"]))
     add(
-        "a search of 16 trials: one process, two",
+        f"a search of {search.SPACES['linear'].trials} trials: one process, two",
         ours=f"{one:.0f} s, {two:.0f} s",
         ratio=f"{one / two:.1f} x",
     )

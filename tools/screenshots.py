@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from browser import chromium, click, find, go, picture_is_there, run_order, wait
@@ -75,6 +76,7 @@ def take_pictures(board: dashboard.Dashboard, ids: list[str]) -> None:
         go(driver, links["the top runs compared"])
         find(driver, "=Comparing 3 Runs from 1 Experiment")
         wait(driver, lambda d: d.find_elements(By.CSS_SELECTOR, ".js-plotly-plot"))
+        choose_metric(driver, "f1")
         keep(driver, "compared")
 
 
@@ -82,7 +84,8 @@ def take_pictures_of_search(board: dashboard.Dashboard) -> None:
     """Search, promote the best run, and keep the table with the trials unfolded, and the model's version."""
     splits = data.split(data.load_projects())
     search_id = search.search(splits, workers=2)
-    tracking.train_and_log(search.best_params(search_id), splits, run_name="tfidf-searched")
+    params = replace(search.best_params(search_id), use_val=True)
+    tracking.train_and_log(params, splits, run_name="tfidf-searched")
     version = registry.promote()
     with chromium() as driver:
         choose_columns(driver, board, TRIAL_COLUMNS)
@@ -97,6 +100,16 @@ def take_pictures_of_search(board: dashboard.Dashboard) -> None:
         go(driver, f"{board.url}/#/models/{version.name}/versions/{version.version}")
         find(driver, "=Quality")
         keep(driver, "version")
+
+
+def choose_metric(driver, name: str) -> None:
+    """Put `name` under *Metrics* of the page that compares runs, in place of what stands there."""
+    metrics = driver.find_elements(By.CSS_SELECTOR, ".du-bois-light-select-selector")[-1]
+    metrics.find_element(By.CSS_SELECTOR, ".du-bois-light-select-selection-item-remove").click()
+    metrics.click()
+    click(driver, f".du-bois-light-select-dropdown [title='{name}']")
+    wait(driver, lambda _: metrics.text.strip() == name)
+    click(driver, "h2")  # closes the list
 
 
 def choose_columns(driver, board: dashboard.Dashboard, columns: list[str]) -> None:
