@@ -228,7 +228,7 @@ def scaling(params: Params, splits: Splits) -> dict:
             part = part.assign(text=[" ".join([text] * length) for text in part.text])
             parts[name] = pd.concat([part] * texts, ignore_index=True)
         trainer, train, val = make_trainer(params, replace(splits, **parts))
-        times = [epoch(trainer, train, val) for _ in range(4 if texts < 16 else 2)]
+        times = [epoch(trainer, train, val) for _ in range(4)]
         return min(times[1:])  # the least disturbed, after a first one that warms up
 
     return {
@@ -262,12 +262,12 @@ def best_run() -> dict:
 
 
 def search_processes(splits: Splits) -> dict:
-    """Time notebook 05's linear trials by one process and by two, each in a fresh store."""
-    spaces, result = {"linear": search.SPACES["linear"]}, {}
+    """Time notebook 05's search by one process and by two, each in a fresh store."""
+    result = {}
     for workers in (1, 2):
         with TemporaryDirectory() as folder:
             tracking.connect(folder)
-            result[workers] = seconds(lambda workers=workers: search.search(splits, spaces, workers))
+            result[workers] = seconds(lambda workers=workers: search.search(splits, workers=workers))
             mlflow.set_tracking_uri(None)
     return result
 

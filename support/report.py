@@ -45,24 +45,19 @@ def write(experiment: str = tracking.EXPERIMENT, stores_dir=None) -> Path:
     Raises tracking.NoRunError where no run has an F1 yet.
     """
     tracking.connect(stores_dir)
-    best = tracking.best_run(experiment)
-    runs = mlflow.MlflowClient().search_runs(
-        [best.info.experiment_id],
-        "attributes.status = 'FINISHED'",
-        order_by=["metrics.f1 DESC"],
-        max_results=MAX_RUNS,
-    )
-    runs = [run for run in runs if "f1" in run.data.metrics]
-    params = differing(runs)
+    runs = tracking.best_runs(experiment, max_results=MAX_RUNS)
+    best, params = runs[0], differing(runs)
+    curves = [run for run in runs if "val_loss" in run.data.metrics][:MAX_CURVES]
     parts = [
         f"<h1>{html.escape(experiment)}</h1>",
         f"<p>{len(runs)} finished run(s), best F1 first. The best reaches {best.data.metrics['f1']:.3f}.</p>",
-        runs_table(runs, params).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
-        "<h2>Learning curves</h2>",
-        picture(
-            learning_curves(runs[:MAX_CURVES]), "Validation loss by epoch; the best run is the thick line."
-        ),
+        table_of(runs, params).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
     ]
+    if curves:
+        parts += [
+            "<h2>Learning curves</h2>",
+            picture(learning_curves(curves), "Validation loss by epoch; the best is the thick line."),
+        ]
     if params:
         parts += [
             "<h2>Params against F1</h2>",
@@ -88,12 +83,12 @@ def page(title: str, parts: list[str]) -> str:
 
 
 def differing(runs: list[Run]) -> list[str]:
-    """Give the names of the params that are not the same in all runs."""
+    """Give the names of the params that are not the same in all runs that have them."""
     names = sorted({name for run in runs for name in run.data.params})
-    return [name for name in names if len({run.data.params.get(name) for run in runs}) > 1]
+    return [name for name in names if len({run.data.params.get(name) for run in runs} - {None}) > 1]
 
 
-def runs_table(runs: list[Run], params: list[str]) -> pd.DataFrame:
+def table_of(runs: list[Run], params: list[str]) -> pd.DataFrame:
     """Give a row a run: name, start, metrics, and the params that differ."""
     return pd.DataFrame(
         {
@@ -123,17 +118,17 @@ def learning_curves(runs: list[Run]) -> Figure:
 
 
 def params_against_f1(runs: list[Run], params: list[str]) -> Figure:
-    """Draw F1 against each of the params, numbers on a scale and anything else as categories."""
+    """Draw F1 against each of the params, for the runs that have it: numbers on a scale, else categories."""
     columns = min(3, len(params))
     rows = -(-len(params) // columns)
     figure = Figure(figsize=(3 * columns, 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, name in zip(grid, params, strict=False):
-        values = pd.Series([run.data.params.get(name, "none") for run in runs])
+        having = [run for run in runs if name in run.data.params]
+        values = pd.Series([run.data.params[name] for run in having])
         numbers = pd.to_numeric(values, errors="coerce")
-        axes.scatter(
-            values if numbers.isna().any() else numbers, [run.data.metrics["f1"] for run in runs], s=18
-        )
+        scores = [run.data.metrics["f1"] for run in having]
+        axes.scatter(values if numbers.isna().any() else numbers, scores, s=18)
         axes.set_xlabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[len(params) :]:

@@ -36,12 +36,32 @@ def find_experiment(name: str) -> Experiment | None:
 
 def best_run(experiment: str = EXPERIMENT, metric: str = "f1") -> Run:
     """Give the finished run with the highest `metric`. Raises NoRunError where there is none."""
-    return _search(experiment, metric, max_results=1)[0]
+    return best_runs(experiment, metric, max_results=1)[0]
+
+
+def best_runs(experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10) -> list[Run]:
+    """Give the finished runs that have the `metric`, best first. Raises NoRunError where there is none."""
+    found = find_experiment(experiment)
+    runs = []
+    if found:
+        runs = MlflowClient().search_runs(
+            [found.experiment_id],
+            filter_string="attributes.status = 'FINISHED'",
+            order_by=[f"metrics.`{metric}` DESC"],
+            max_results=max_results,
+        )
+    runs = [run for run in runs if metric in run.data.metrics]
+    if not runs:
+        raise NoRunError(
+            f"The experiment {experiment!r} has no finished run with the metric {metric!r}. "
+            f"Run notebook 01_tracked_training first."
+        )
+    return runs
 
 
 def runs_table(experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10) -> pd.DataFrame:
     """Give the best finished runs, best first: one row a run, indexed by run id."""
-    runs = _search(experiment, metric, max_results)
+    runs = best_runs(experiment, metric, max_results)
     rows = [
         {
             "run": run.info.run_name,
@@ -68,22 +88,3 @@ def load_tagger(run_id: str) -> TextTagger:
         except (MlflowException, FileNotFoundError) as error:
             raise NoRunError(f"Run {run_id} cannot be loaded: {error}") from error
         return models.load(folder)
-
-
-def _search(experiment: str, metric: str, max_results: int) -> list[Run]:
-    found = find_experiment(experiment)
-    runs = []
-    if found:
-        runs = MlflowClient().search_runs(
-            [found.experiment_id],
-            filter_string="attributes.status = 'FINISHED'",
-            order_by=[f"metrics.`{metric}` DESC"],
-            max_results=max_results,
-        )
-    runs = [run for run in runs if metric in run.data.metrics]
-    if not runs:
-        raise NoRunError(
-            f"The experiment {experiment!r} has no finished run with the metric {metric!r}. "
-            f"Run notebook 01_tracked_training first."
-        )
-    return runs

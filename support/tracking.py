@@ -26,10 +26,11 @@ from support import artifacts, data, ghosts, models, offline, once, plots, porta
 from support.checkpoint import Checkpoint
 from support.evaluation import latency_ms
 from support.params import Checked, Params
-from support.runs import (  # noqa: F401 - runs_table and load_tagger for callers
+from support.runs import (  # noqa: F401 - best_runs, runs_table and load_tagger for callers
     EXPERIMENT,
     NoRunError,
     best_run,
+    best_runs,
     find_experiment,
     load_tagger,
     runs_table,

@@ -51,6 +51,23 @@ def test_one_run_without_figures_is_enough(stores):  # noqa: F811
         mlflow.log_metric("f1", 0.5)
     page = report.write("mine & yours").read_text(encoding="utf-8")
     assert "<script" not in page and "It keeps no figures" in page and "mine &amp; yours" in page
+    assert "<img" not in page, "there is no curve and no param to draw"
+
+
+def test_another_kind_of_model_has_no_curve_and_params_of_its_own(stores):  # noqa: F811
+    make_runs(stores, runs=2)
+    with tracking.start_run("tfidf") as run:
+        mlflow.log_params({"C": 10})
+        mlflow.log_metric("f1", 0.9)
+    runs = tracking.best_runs()
+    assert runs[0].info.run_id == run.info.run_id
+    params = report.differing(runs)
+    assert params == ["lr", "num_filters"], "C has one value only"
+    panels = report.params_against_f1(runs, params).axes
+    assert [len(panel.collections[0].get_offsets()) for panel in panels] == [2, 2]
+    parts = Parts(report.write().read_text(encoding="utf-8"))
+    assert "tfidf" in parts.words and parts.tags.count("img") == 2
+    assert "Validation loss by epoch; the best is the thick line." in parts.words
 
 
 def test_no_run_is_explained(stores):  # noqa: F811
