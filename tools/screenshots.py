@@ -107,6 +107,7 @@ def choose_metric(driver, name: str) -> None:
     metrics = driver.find_elements(By.CSS_SELECTOR, ".du-bois-light-select-selector")[-1]
     metrics.find_element(By.CSS_SELECTOR, ".du-bois-light-select-selection-item-remove").click()
     metrics.click()
+    metrics.find_element(By.CSS_SELECTOR, "input").send_keys(name)  # else it may be out of the list's sight
     click(driver, f".du-bois-light-select-dropdown [title='{name}']")
     wait(driver, lambda _: metrics.text.strip() == name)
     click(driver, "h2")  # closes the list
