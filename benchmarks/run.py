@@ -1,6 +1,6 @@
 """Measure the series against the lesson's way, and write results/: results.json, results.png, table.md.
 
-python benchmarks/run.py        the benchmark: under ten minutes on two quiet cores
+python benchmarks/run.py        the benchmark: 12 to 21 minutes on two cores, as busy as they were
 python benchmarks/run.py 2      a trial of at most two epochs, which writes nothing
 """
 
