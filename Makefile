@@ -21,7 +21,7 @@ lint: .venv/installed
 
 bench: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt -c constraints.txt
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python -m benchmarks.run
 
 # At length: the dashboard 50 times open and close, 20 kills of it and of trainings; 8 clients log 200 runs each,
 # here and on a server.
@@ -35,7 +35,7 @@ pictures: .venv/installed
 	@PYTHONPATH=.:tests $(BIN)/python tools/screenshots.py
 
 load: .venv/installed
-	@PYTHONPATH=. $(BIN)/python benchmarks/dashboard_load.py
+	@$(BIN)/python -m benchmarks.dashboard_load
 
 .venv/installed: requirements.txt constraints.txt tests/requirements.txt
 	@tools/install.sh

@@ -1,6 +1,6 @@
 """How the dashboard opens, and how it bears 50 clients for a minute on a store of 2,000 runs.
 
-    python benchmarks/dashboard_load.py
+    python -m benchmarks.dashboard_load
 
 Prints a table. All traffic stays on this machine, and ends by itself.
 """

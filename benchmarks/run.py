@@ -1,7 +1,7 @@
 """Measure the series against the lesson's way, and write results/: results.json, results.png, table.md.
 
-python benchmarks/run.py        the benchmark: 12 to 21 minutes on two cores, as busy as they were
-python benchmarks/run.py 2      a trial of at most two epochs, which writes nothing
+python -m benchmarks.run        the benchmark
+python -m benchmarks.run 2      a trial of at most two epochs, which writes nothing
 """
 
 import json
@@ -12,16 +12,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import torch
 
 from benchmarks import measures
-from support import search
 from support.data import about, load_projects, split
 from support.training import Params, best_device
 
@@ -61,7 +55,6 @@ def main() -> None:
     measure("memory", measures.memory)
     measure("scaling", lambda: measures.scaling(params, splits))
     measure("best_run", measures.best_run)
-    measure("search", lambda: measures.search_processes(splits))
     encoder = trained.label_encoder
     measure("tfidf", lambda: measures.tfidf(splits, encoder.classes, encoder.encode))
     measure("log_call_ms", measures.log_call)
@@ -81,7 +74,7 @@ def spread(value: dict | float, unit: str = "s", scale: float = 1) -> str:
     if not isinstance(value, dict):
         return f"{scale * value:.3g} {unit}"
     median, low, high = (f"{scale * value[key]:.3g}" for key in ("median", "low", "high"))
-    return f"{median} {unit} ({low} to {high})"
+    return f"{median} {unit}" + (f" ({low} to {high})" if value["times"] > 1 else "")
 
 
 def table(results: dict) -> str:
@@ -149,13 +142,6 @@ def table(results: dict) -> str:
     runs = {int(count): value for count, value in results["best_run"].items()}
     compare("best run among 10,000", runs[10_000]["lesson"], runs[10_000]["ours"], 100)
     add("best run among 100,000", ours=spread(runs[100_000]["ours"]))
-    trials = sum(space.trials for space in search.SPACES.values())
-    one, two = (results["search"][workers] for workers in sorted(results["search"]))
-    add(
-        f"a search of {trials} trials: one process, two",
-        ours=f"{one:.0f} s, {two:.0f} s",
-        ratio=f"{one / two:.1f} x",
-    )
     anchor = results["tfidf"]
     add(
         "*beside it:* TF-IDF and logistic regression",

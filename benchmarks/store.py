@@ -27,6 +27,7 @@ def fill(database: Path, experiment_id: str, count: int, epochs: int = 0, seed: 
     ids = [uuid.UUID(bytes=rng.bytes(16)).hex for _ in range(count)]
     params = [(key, str(value)) for key, value in asdict(Params()).items()]
     with sqlite3.connect(database) as db:
+        db.execute("PRAGMA cache_size = -1000000")  # a GB: the random ids of 100,000 runs meet no disk
         db.executemany(
             "INSERT INTO runs (run_uuid, name, source_type, source_name, entry_point_name, user_id, status, "
             "start_time, end_time, source_version, lifecycle_stage, artifact_uri, experiment_id) VALUES "

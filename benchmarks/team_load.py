@@ -1,6 +1,6 @@
 """What a team's server bears: members that log at once, the best run of 100,000; SQLite beside PostgreSQL.
 
-    python benchmarks/team_load.py        # five minutes; writes benchmarks/results/team.md
+    python -m benchmarks.team_load        # five minutes; writes benchmarks/results/team.md
 
 Both are the same server, by deploy/compose.yaml's command with one worker, users and rights in PostgreSQL;
 only the runs are once in SQLite and once in PostgreSQL. The members are processes on the same machine that
@@ -29,8 +29,8 @@ from urllib.parse import urlsplit
 import mlflow
 import psutil
 import psycopg2
-from store import fill
 
+from benchmarks.store import fill
 from support import keeper, team, tracking
 from support.stores import PROJECT_DIR
 
