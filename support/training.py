@@ -127,12 +127,14 @@ class Trainer:
 
     def state_dict(self) -> dict:
         """Give all that the rest of the training depends on."""
+        weights = self.model.state_dict()
         return {
-            "model": self.model.state_dict(),
+            "model": weights,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "random": _random_states(),
-            "best_weights": self.best_weights,
+            # The same tensors where they are the same: torch.save writes them once.
+            "best_weights": weights if self.best_epoch == len(self.history) else self.best_weights,
             "history": self.history,
             "seconds": self.seconds,
         }

@@ -10,13 +10,17 @@ it is not found:
 import hashlib
 import multiprocessing
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from mlflow.store.db import utils
+from sqlalchemy import Engine, create_engine
 
 # Before torch is imported: threads that wait shall sleep. Threads that spin make a training many times
 # slower as soon as anything else runs on the machine.
@@ -47,6 +51,28 @@ def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         monkeypatch.delenv(name, raising=False)
     yield
     os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow.set_tracking_uri has written it there
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let this process's new SQLite stores copy MLflow's tables: to make them takes MLflow seconds.
+
+    Other processes, among them the notebooks' kernels, make theirs as users do.
+    """
+    made, make = tmp_path_factory.mktemp("tables") / "mlflow.db", utils._initialize_tables
+
+    def copy(engine: Engine) -> None:
+        if engine.dialect.name != "sqlite":
+            return make(engine)
+        if not made.exists():
+            make(create_engine(f"sqlite:///{made}"))
+        source, target = sqlite3.connect(made), sqlite3.connect(engine.url.database)
+        with closing(source), closing(target):
+            source.backup(target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copy)
+        yield
 
 
 # What PyTorch, MLflow and SQLAlchemy import when they are first used: seconds in each new process.
