@@ -24,6 +24,7 @@ from torch import nn
 from benchmarks.lesson import Lesson
 from benchmarks.store import fill
 from support import cnn, tracking
+from support.checkpoint import Checkpoint
 from support.cnn import CNN
 from support.data import Splits
 from support.evaluation import best_threshold, get_performance
@@ -177,15 +178,29 @@ def tagging(lesson: Lesson, trained: Trained, texts: list[str]) -> dict:
     return result
 
 
+class TimedCheckpoint(Checkpoint):
+    """A checkpoint that keeps the seconds that each save takes."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.took: list[float] = []
+
+    def save(self, state: dict) -> None:
+        self.took.append(seconds(lambda: Checkpoint.save(self, state)))
+
+
 def tracking_share(params: Params, splits: Splits, epochs: int = 8) -> dict:
-    """Train tracked and untracked, alternating, in a fresh store; also time what is logged once a run."""
+    """Train tracked and untracked, alternating, in a fresh store; also time what is logged once a run.
+
+    A tracked training logs each epoch and saves a checkpoint after it, as tracking.train_and_log does.
+    """
     params = replace(params, num_epochs=min(epochs, params.num_epochs))
-    tracked, untracked, inside, once = [], [], [], []
+    tracked, untracked, inside, saving, once = [], [], [], [], []
     with TemporaryDirectory() as folder:
         tracking.connect(folder)
         for _ in range(3):
             untracked.append(seconds(lambda: train_cnn(params, splits)))
-            calls, spent = 0.0, []
+            calls, spent, checkpoint = 0.0, [], TimedCheckpoint(Path(folder) / "checkpoint.pt")
             with tracking.start_run("cnn"):
                 calls += seconds(lambda: mlflow.log_params(asdict(params)))
                 calls += seconds(lambda: tracking.describe_run(splits))
@@ -195,15 +210,18 @@ def tracking_share(params: Params, splits: Splits, epochs: int = 8) -> dict:
                     def timed(epoch, metrics, on_epoch=on_epoch, spent=spent):
                         spent.append(seconds(lambda: on_epoch(epoch, metrics)))
 
-                    trained = train_cnn(params, splits, timed)
+                    trained = train_cnn(params, splits, timed, checkpoint)
                 tracked.append(time.perf_counter() - start)
+                checkpoint.remove()
                 calls += seconds(lambda trained=trained: tracking.log_trained(trained, splits))
             once.append(calls)
             inside.append(sum(spent) / tracked[-1])
+            saving.append(sum(checkpoint.took) / tracked[-1])
         mlflow.set_tracking_uri(None)
     pairs = [t / u - 1 for t, u in zip(tracked, untracked, strict=True)]
     return {
         "in_calls": summary(inside),
+        "in_checkpoints": summary(saving),
         "by_difference": summary(pairs),
         "once_a_run": summary(once),
         "epochs": params.num_epochs,

@@ -119,7 +119,8 @@ def table(results: dict) -> str:
         target="at most 2 %",
         holds=share["median"] <= 0.02,
     )
-    once = results["tracking"]["once_a_run"]
+    checkpoints, once = (results["tracking"][part] for part in ("in_checkpoints", "once_a_run"))
+    add("a checkpoint after each epoch, its share of the same", ours=spread(checkpoints, "%", 100))
     add("tracking, once a run: params, dataset, artifacts, figures", ours=spread(once))
     add(
         "peak memory",

@@ -1,8 +1,10 @@
 """Where runs, artifacts and data are kept: one folder, `stores/` unless told otherwise."""
 
+import gc
 import os
 import shutil
 import sqlite3
+import traceback
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -62,6 +64,16 @@ def store_lock(uri: str) -> Iterator[None]:
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{database}.lock"):
         yield
+
+
+def let_go(interrupt: BaseException) -> None:
+    """Let go of the database that an interrupt keeps locked, for all of this process and all others.
+
+    SQLite's lock lasts as long as a cursor that has not ended, and one that was interrupted stays in the
+    frames of the traceback, and in what refers to itself there.
+    """
+    traceback.clear_frames(interrupt.__traceback__)
+    gc.collect()
 
 
 def plan_for_many_runs(database: Path) -> None:

@@ -36,7 +36,7 @@ from support.runs import (  # noqa: F401 - best_runs, runs_table and load_tagger
     runs_table,
 )
 from support.sides import ORIGIN
-from support.stores import check_writable, database_of, local_uri, plan_for_many_runs, store_lock
+from support.stores import check_writable, database_of, let_go, local_uri, plan_for_many_runs, store_lock
 from support.stores import stores_dir as resolve_stores_dir
 from support.tagger import Tagger
 from support.trained import Trained
@@ -119,7 +119,8 @@ def start_run(
     with begun as run, vitals.watch(run.info.run_id):
         try:
             yield run
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as interrupt:
+            let_go(interrupt)
             mlflow.end_run("KILLED")
             raise
 

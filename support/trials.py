@@ -29,6 +29,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from support import ghosts, models, provenance
 from support.data import Splits
 from support.space import Space
+from support.stores import let_go
 
 # What bad params can do to a training. Anything else, such as a lost store, ends the search.
 FAILURES = (ArithmeticError, ValueError, RuntimeError, MemoryError)
@@ -100,7 +101,8 @@ class Worker:
                 except FAILURES as error:
                     mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:500])
                     mlflow.end_run("FAILED")
-                except (KeyboardInterrupt, SystemExit, Stopped):
+                except (KeyboardInterrupt, SystemExit, Stopped) as interrupt:
+                    let_go(interrupt)
                     mlflow.end_run("KILLED")
                     raise
         except BaseException:

@@ -1,7 +1,6 @@
 """The leaderboard: who is on it, in which order, and what it says of the others."""
 
 import math
-import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -24,19 +23,9 @@ DATA = {"digest": "data 1", "source": "corpus 1", "seed": 1234}
 PARENT = "mlflow.parentRunId"
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a new store's database with the experiment, made once: that takes MLflow two seconds."""
-    folder = tmp_path_factory.mktemp("empty")
-    tracking.connect(folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture(autouse=True)
-def store(empty_database: Path) -> Path:
+def store() -> Path:
     """Connect to a fresh store and give its folder."""
-    stores_dir().mkdir()
-    shutil.copy(empty_database, stores_dir())
     tracking.connect()
     return stores_dir()
 

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -43,19 +42,8 @@ LINEAR = Space(
 no_sigkill = pytest.mark.skipif(sys.platform == "win32", reason="There is no SIGKILL on Windows.")
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory) -> Path:
-    """Give a database without a run: to copy it takes no time, to make it a second."""
-    folder = tmp_path_factory.mktemp("empty")
-    tracking.connect(folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture(autouse=True)
-def connected(own_environment, empty_store) -> None:
-    stores = Path(os.environ["STORES_DIR"])
-    stores.mkdir()
-    shutil.copy(empty_store, stores)
+def connected(own_environment) -> None:
     tracking.connect()
 
 

@@ -1,7 +1,6 @@
 """Tracking against real SQLite stores: made once, filled in order, read again."""
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -24,19 +23,9 @@ from support.training import Params, train_cnn
 SMALL_PARAMS = Params(num_epochs=3, **SMALL)
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a new store's database, made once: that takes MLflow two seconds."""
-    folder = tmp_path_factory.mktemp("empty")
-    tracking.connect(folder)
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
-def store(empty_database: Path) -> Path:
+def store() -> Path:
     """Give the folder of a fresh, connected store."""
-    stores_dir().mkdir()
-    shutil.copy(empty_database, stores_dir())
     tracking.connect()
     return stores_dir()
 
@@ -127,6 +116,28 @@ def test_a_run_ends_as_what_it_was_and_keeps_what_was_logged(store: Path, error,
     own = {name: value for name, value in run.data.metrics.items() if not name.startswith("system/")}
     assert own == {"val_loss": 0.5}
     assert mlflow.active_run() is None
+
+
+def test_an_interrupt_while_a_database_answers_leaves_it_unlocked(store: Path) -> None:
+    answers = []
+
+    def interrupt(connection, cursor, statement, *_) -> None:
+        if statement.startswith("SELECT latest_metrics"):
+            answers.append(statement)
+            if len(answers) == 4:  # both metrics have a row by then, and one is not fetched yet
+                raise KeyboardInterrupt
+
+    event.listen(Engine, "after_cursor_execute", interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as interrupted, tracking.start_run("cnn"):
+            for step in range(9):
+                mlflow.log_metrics({"train_loss": 0.5, "val_loss": 0.5}, step=step)
+    finally:
+        event.remove(Engine, "after_cursor_execute", interrupt)
+    # While the traceback is still there, as a notebook keeps it.
+    assert interrupted.tb and only_run().info.status == "KILLED"
+    with closing(sqlite3.connect(store / "mlflow.db", timeout=0)) as other:
+        other.execute("BEGIN EXCLUSIVE")
 
 
 def test_a_loss_that_is_no_number_fails_the_run_and_keeps_its_epochs(store: Path, sample_splits) -> None:
