@@ -21,7 +21,8 @@ SPACES = {
         trials=4,
     )
 }
-LONG = {"cnn": Space(Params(num_epochs=200, patience=200, **SMALL), SPACES["cnn"].ranges, trials=4)}
+# It lasts until it is killed, however long its helper takes to come.
+LONG = {"cnn": Space(Params(num_epochs=10_000, patience=10_000, **SMALL), SPACES["cnn"].ranges, trials=4)}
 
 
 def run(stores: str, moment: str | None = None, **how) -> None:
