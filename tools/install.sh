@@ -25,7 +25,6 @@ fi
 
 echo "Installing into .venv with $("$python" --version); the first time takes some minutes ..."
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-# Python compiles what is imported; pip would compile all, for minutes, and most is never imported.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile \
+.venv/bin/python -m pip install --quiet --disable-pip-version-check \
     -r requirements.txt -r tests/requirements.txt -c constraints.txt
 touch .venv/installed
