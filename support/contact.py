@@ -5,6 +5,7 @@ start time, its port on this machine and a key. With the key each side proves it
 password of a tunnel is in no file. A guard that does not prove itself is neither used nor stopped.
 """
 
+import contextlib
 import hmac
 import json
 import secrets
@@ -69,8 +70,7 @@ def start(folder: Path, config: dict, owner: dict) -> dict:
         )
     threading.Thread(target=guard.wait, daemon=True).start()  # so that it leaves no zombie
     try:
-        guard.stdin.write(json.dumps({"folder": str(folder), "owner": owner, **config}).encode())
-        guard.stdin.close()
+        tell(guard, {"folder": str(folder), "owner": owner, **config})
         deadline = time.monotonic() + START_TIMEOUT
         while not (state := read_state(folder)):
             died = guard.poll() is not None
@@ -82,6 +82,17 @@ def start(folder: Path, config: dict, owner: dict) -> dict:
         guard.kill()
         raise
     return state
+
+
+def tell(process: subprocess.Popen, what: dict | str) -> None:
+    """Write a line of JSON to a process. One that has ended hears nothing: who waits for it says why."""
+    try:
+        process.stdin.write(json.dumps(what).encode() + b"\n")
+        process.stdin.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # the line is still in the buffer, and would fail again
+            process.stdin.close()
+        process.wait(START_TIMEOUT)
 
 
 def ask(state: dict, do: str, timeout: float = START_TIMEOUT + agent.START_TIMEOUT, **what) -> dict:

@@ -23,7 +23,17 @@ from urllib.request import urlopen
 import psutil
 
 from support import agent
-from support.contact import ROOT, START_TIMEOUT, TOO_SLOW, DashboardError, process_of, read_state, sign, tail
+from support.contact import (
+    ROOT,
+    START_TIMEOUT,
+    TOO_SLOW,
+    DashboardError,
+    process_of,
+    read_state,
+    sign,
+    tail,
+    tell,
+)
 
 TICK = 0.25  # seconds between two looks at who is still alive
 
@@ -89,7 +99,7 @@ class Guard:
             too_late = threading.Timer(START_TIMEOUT, self.server.kill)  # a pipe is read without a timeout
             too_late.daemon = True
             too_late.start()
-            self.tell_server({**self.config, "port": self.port, "only_this": self.only_this})
+            tell(self.server, {**self.config, "port": self.port, "only_this": self.only_this})
             said = json.loads(self.server.stdout.readline() or "{}")
             too_late.cancel()
             if "error" in said:
@@ -108,7 +118,7 @@ class Guard:
             if self.hosts and self.hosts != hosts:
                 self.bind()
             if self.hosts != hosts:
-                self.tell_server({"hosts": hosts})
+                tell(self.server, {"hosts": hosts})
                 self.wait_for_server()
                 self.hosts = hosts
             return {}
@@ -129,13 +139,6 @@ class Guard:
 
     # How it goes about it.
 
-    def tell_server(self, what: dict | str) -> None:
-        try:
-            self.server.stdin.write(json.dumps(what).encode() + b"\n")
-            self.server.stdin.flush()
-        except OSError:
-            self.server.wait(START_TIMEOUT)  # it has ended: whoever waits for its answer says why
-
     def wait_for_server(self) -> None:
         """Wait for the first answer: the port is bound already, so one request waits as long as needed."""
         try:
@@ -153,7 +156,8 @@ class Guard:
     def end_server(self) -> None:
         if not self.server:
             return
-        self.tell_server("goodbye")
+        if self.server.poll() is None:
+            tell(self.server, "goodbye")
         self.server.stdin.close()
         try:
             self.server.wait(4)
@@ -237,7 +241,7 @@ class Requests(socketserver.StreamRequestHandler):
 
 def main() -> None:
     """Read what to guard from standard input, and guard it."""
-    config = json.load(sys.stdin)
+    config = json.loads(sys.stdin.readline())
     guard = Guard(**config)
     os.environ.pop("NGROK_AUTHTOKEN", None)  # the server has no business with it
     signal.signal(signal.SIGTERM, lambda *_: guard.stopping.set())

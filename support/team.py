@@ -29,7 +29,8 @@ import yaml
 from mlflow.exceptions import MlflowException
 
 from support import tracking
-from support.contact import OF_ITS_OWN, ROOT
+from support.contact import OF_ITS_OWN, ROOT, tell
+from support.keeper import sweep
 from support.offline import ServerRefuses
 from support.tunnel import Secret
 
@@ -123,21 +124,20 @@ def open(postgres_uri: str | None = None, artifacts: str | None = None) -> Serve
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        text=True,
         **OF_ITS_OWN,
     )
     server = Server(url, admin, folder, keeper)
     owner = {"pid": os.getpid(), "started": psutil.Process().create_time()}
     config = {"folder": str(folder), "owner": owner, "command": command, "environment": environment}
     try:
-        keeper.stdin.write(json.dumps({**config, "postgres": postgres_uri is None}) + "\n")
-        keeper.stdin.flush()
+        tell(keeper, {**config, "postgres": postgres_uri is None})
         said = json.loads(keeper.stdout.readline() or '{"error": "its keeper died."}')
         if "error" in said:
             raise TeamError(f"The server cannot be started: {said['error']}")
         prove(admin)
     except BaseException:  # an interrupt too: leave nothing half open
         server.close()
+        sweep(folder)  # a keeper that died at once could not
         raise
     return server
 

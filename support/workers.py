@@ -27,6 +27,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import NullPool, create_engine
 
 from support import lineage, tracking
+from support.contact import tell
 from support.data import Splits
 from support.space import Space
 from support.stores import PROJECT_DIR, database_of, stores_dir
@@ -91,8 +92,7 @@ def helpers(count: int, config: dict) -> Iterator[list[subprocess.Popen]]:
                 process_group=0,  # an interrupt is for the notebook, which then ends its helpers
             )
             stack.callback(_end, helper, log)
-            helper.stdin.write(json.dumps(config).encode() + b"\n")
-            helper.stdin.flush()
+            tell(helper, config)
             started.append(helper)
         yield started
         # What comes after this is the helpers' end.

@@ -11,6 +11,7 @@ import hashlib
 import multiprocessing
 import os
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from multiprocessing import forkserver
@@ -102,6 +103,23 @@ def processes() -> Iterator[Callable[..., BaseProcess]]:
     for process in started:
         process.kill()
         process.join()
+
+
+@pytest.fixture
+def stillborn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Let the process that runs a module be dead before it can be told anything."""
+
+    def stillborn(module: str) -> None:
+        class Popen(subprocess.Popen):
+            def __init__(self, args: list[str], **kwargs) -> None:
+                dies = args[1:] == ["-m", module]
+                super().__init__([*args[:1], "-c", "exit('no memory left')"] if dies else args, **kwargs)
+                if dies:
+                    self.wait()
+
+        monkeypatch.setattr(subprocess, "Popen", Popen)
+
+    return stillborn
 
 
 def holds_the_lesson(folder: Path) -> bool:

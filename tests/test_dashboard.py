@@ -283,6 +283,13 @@ def test_a_guard_that_dies_while_starting_shows_its_last_lines(disturb, stores, 
     assert_nothing_started(stores, tmp_path)
 
 
+def test_a_guard_that_dies_before_it_is_told_anything_shows_its_last_lines(stillborn, stores, tmp_path):  # noqa: F811
+    stillborn("support.guard")
+    with pytest.raises(DashboardError, match=r"(?s)guard died while it started.*last log.*no memory left"):
+        dashboard.open()
+    assert_nothing_started(stores, tmp_path)
+
+
 @pytest.mark.parametrize("slow", [SLOW, SLOW_TO_SERVE], ids=["before its port", "after its port"])
 def test_a_server_that_starts_too_slowly_is_explained(disturb, stores, tmp_path, slow):  # noqa: F811
     disturb(guard=IMPATIENT, server=slow)

@@ -685,6 +685,14 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path):
     assert set(Path(team.tempfile.gettempdir()).glob("team-*")) == before
 
 
+def test_a_keeper_that_dies_at_once_is_told_and_leaves_nothing(stillborn):
+    stillborn("support.keeper")
+    before = set(Path(team.tempfile.gettempdir()).glob("team-*"))
+    with pytest.raises(team.TeamError, match="its keeper died"):
+        team.open()
+    assert set(Path(team.tempfile.gettempdir()).glob("team-*")) == before
+
+
 def test_a_killed_keeper_leaves_nothing_either(server):
     """The last test of the file: the others' server goes."""
     assert keeper.family(server.folder)
