@@ -15,7 +15,6 @@ from urllib.parse import quote, urlsplit
 
 import psutil
 from filelock import FileLock, Timeout
-from mlflow.tracking import MlflowClient
 
 from support import contact, tracking, tunnel
 from support.agent import TunnelError
@@ -61,9 +60,10 @@ class Dashboard:
         training = "workflowType=machine_learning"  # else the page shows what is for language model apps
         by_f1 = f"orderByKey={quote('metrics.`f1`')}&orderByAsc=false"
         links = {"runs, best F1 first": f"{page}?{training}&{by_f1}"}
-        top = MlflowClient().search_runs(
-            [experiment.experiment_id], "metrics.f1 >= 0", order_by=["metrics.f1 DESC"], max_results=3
-        )
+        try:
+            top = tracking.best_runs(self.experiment, max_results=3)
+        except tracking.NoRunError:
+            top = []
         if top:
             best = f"{page}/{top[0].info.run_id}"
             links["the best run's charts"] = f"{best}/model-metrics?{training}"

@@ -27,6 +27,7 @@ from dashboard_parts import (  # noqa: F401
 )
 from filelock import FileLock
 from jupyter_client.manager import KernelManager
+from mlflow import MlflowClient
 
 from support import contact, dashboard, tracking, tunnel
 from support.agent import TunnelError
@@ -113,6 +114,8 @@ def test_links_lead_to_the_runs(stores):  # noqa: F811
     with dashboard.open() as board:
         assert list(board.links) == ["all experiments"]
         ids = make_runs(stores)
+        cut_off = MlflowClient().create_run(tracking.find_experiment(tracking.EXPERIMENT).experiment_id)
+        MlflowClient().log_metric(cut_off.info.run_id, "f1", 1.0)
         links = board.links
         assert list(links) == [
             "runs, best F1 first",
@@ -124,6 +127,7 @@ def test_links_lead_to_the_runs(stores):  # noqa: F811
         assert ids[0] in links["the best run's charts"] and all(
             i in links["the top runs compared"] for i in ids
         )
+        assert cut_off.info.run_id not in str(links)
         assert links["the best run's charts"] in board._repr_html_()
 
 

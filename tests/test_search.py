@@ -399,7 +399,7 @@ def test_the_readmes_lines_for_a_cluster_run_on_one_machine(tmp_path, short_fold
     for theirs, ours in (
         ('"postgresql://..."', repr(database.get_uri())),
         ("range(64)", "range(2)"),
-        ("ray.init(", f"{SMALL_SPACE}ray.init(num_cpus=2, include_dashboard=False, "),
+        ("ray.init(", f"{SMALL_SPACE}ray.init(num_cpus=2, "),
     ):
         assert theirs in lines
         lines = lines.replace(theirs, ours)
@@ -411,7 +411,12 @@ def test_the_readmes_lines_for_a_cluster_run_on_one_machine(tmp_path, short_fold
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens to this machine only
     }
     try:
-        subprocess.run([sys.executable, "-c", lines], cwd=PROJECT_DIR, env=environment, check=True)
+        command = {"args": [sys.executable, "-c", lines], "cwd": PROJECT_DIR, "env": environment}
+        for _ in range(3):  # Ray gives up when its parts take over 30 s to start, as on a busy machine
+            done = subprocess.run(**command, stderr=subprocess.PIPE, text=True, check=False)
+            if "timed out during startup" not in done.stderr:
+                break
+        assert done.returncode == 0, done.stderr
         run_id = only_search()
         table = search.trials(run_id)
         assert len(table) == table.lr.nunique() == table.trial.nunique() == 12
