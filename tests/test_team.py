@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -331,9 +331,14 @@ def test_secrets_are_in_no_file_no_command_and_no_output(server, members, traine
     family = keeper.family(server.folder)
     assert len(family) > 2
     assert not any(p in " ".join(process.cmdline()) for process in family for p in passwords)
-    files = [path for path in server.folder.rglob("*") if path.is_file()]
-    assert len(files) > 500
-    assert not any(p.encode() in path.read_bytes() for path in files for p in passwords)
+    read = 0
+    for path in server.folder.rglob("*"):
+        with suppress(FileNotFoundError):  # PostgreSQL goes on, and removes files of its own
+            if path.is_file():
+                content = path.read_bytes()
+                assert not any(password.encode() in content for password in passwords), path
+                read += 1
+    assert read > 500
 
 
 def test_the_server_listens_to_this_machine_only(server):
