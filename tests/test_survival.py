@@ -22,7 +22,7 @@ from support.checkpoint import Checkpoint, CheckpointError
 
 # `make soak` lets each of eight processes log 200 runs, and kills at 20 moments.
 RUNS = int(os.environ.get("CLIENT_RUNS", 25))
-RANDOM_MOMENTS = int(os.environ.get("TRAINING_KILLS", 3))
+RANDOM_MOMENTS = int(os.environ.get("TRAINING_KILLS", 6))
 pytestmark = [
     pytest.mark.once,
     pytest.mark.skipif(sys.platform == "win32", reason="There is no SIGKILL on Windows."),

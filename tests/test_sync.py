@@ -651,7 +651,7 @@ def team_server():
 def test_outages_of_a_team_s_server_while_it_syncs(laptop, team_server, monkeypatch):
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")  # as users have it
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR")
-    for number in range(12):
+    for number in range(20):
         new_run(f"run {number}", f=number)
     rows, finished = database_of(team_server), "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
     local, url = here(), team_server.url
@@ -668,7 +668,7 @@ def test_outages_of_a_team_s_server_while_it_syncs(laptop, team_server, monkeypa
         report = sync.sync()
         mlflow.set_tracking_uri(local)
         assert_equal(report, url)
-        assert len(report.ids) == 12
+        assert len(report.ids) == 20
     with bob.logged_in():
         report = sync.sync()
         assert list(report.failed) == ["experiment small runs"]
