@@ -86,10 +86,11 @@ def start(folder: Path, config: dict, owner: dict) -> dict:
 
 def tell(process: subprocess.Popen, what: dict | str) -> None:
     """Write a line of JSON to a process. One that has ended hears nothing: who waits for it says why."""
+    line = json.dumps(what).encode() + b"\n"
     try:
-        process.stdin.write(json.dumps(what).encode() + b"\n")
+        process.stdin.write(line)
         process.stdin.flush()
-    except OSError:
+    except (OSError, ValueError):  # ValueError: closed below, when an earlier line could not be written
         with contextlib.suppress(OSError):  # the line is still in the buffer, and would fail again
             process.stdin.close()
         process.wait(START_TIMEOUT)

@@ -156,8 +156,7 @@ class Guard:
     def end_server(self) -> None:
         if not self.server:
             return
-        if self.server.poll() is None:
-            tell(self.server, "goodbye")
+        tell(self.server, "goodbye")
         self.server.stdin.close()
         try:
             self.server.wait(4)

@@ -294,6 +294,14 @@ def test_a_guard_that_dies_before_it_is_told_anything_shows_its_last_lines(still
     assert_nothing_started(stores, tmp_path)
 
 
+def test_a_process_that_has_ended_may_be_told_things_again_and_again():
+    with subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE) as process:
+        process.wait()
+        for _ in range(3):
+            contact.tell(process, "goodbye")
+        assert process.stdin.closed
+
+
 @pytest.mark.parametrize("slow", [SLOW, SLOW_TO_SERVE], ids=["before its port", "after its port"])
 def test_a_server_that_starts_too_slowly_is_explained(disturb, stores, tmp_path, slow):  # noqa: F811
     disturb(guard=IMPATIENT, server=slow)
