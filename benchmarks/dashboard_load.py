@@ -21,7 +21,8 @@ import mlflow
 import psutil
 from mlflow.entities import Metric, Param
 
-from support import dashboard, tracking
+from support.dashboard import view as dashboard
+from support.tracking import training_run as tracking
 
 RUNS, CLIENTS, SECONDS, OPENS = 2_000, 50, 60, 5
 API = "/api/2.0/mlflow"
@@ -74,7 +75,7 @@ def client(url: str, experiment_id: str, ids: list[str], seed: int, until: float
 
 
 def server_of_dashboard() -> psutil.Process:
-    return next(p for p in psutil.Process().children(recursive=True) if "support.server" in p.cmdline())
+    return next(p for p in psutil.Process().children(recursive=True) if "support.dashboard.server" in p.cmdline())
 
 
 def watch_memory(server: psutil.Process, sizes: list[float], stop: threading.Event) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from support.data import Splits, clean
-from support.encoding import LabelEncoder, Tokenizer
-from support.training import Params, class_weights
+from support.data.corpus import Splits, clean
+from support.models.encoding import LabelEncoder, Tokenizer
+from support.models.training import Params, class_weights
 
 
 class LessonCNN(nn.Module):

@@ -23,14 +23,15 @@ from torch import nn
 
 from benchmarks.lesson import Lesson, LessonCNN
 from benchmarks.store import fill
-from support import cnn, tracking
-from support.checkpoint import Checkpoint
-from support.cnn import CNN
-from support.data import Splits
-from support.evaluation import best_threshold, get_performance
-from support.stores import PROJECT_DIR
-from support.tagger import Tagger
-from support.training import Examples, Params, Trained, Trainer, best_device, train_cnn
+from support.models import cnn
+from support.tracking import training_run as tracking
+from support.models.checkpoint import Checkpoint
+from support.models.cnn import CNN
+from support.data.corpus import Splits
+from support.models.evaluation import best_threshold, get_performance
+from support.tracking.store import PROJECT_DIR
+from support.models.tagger import Tagger
+from support.models.training import Examples, Params, Trained, Trainer, best_device, train_cnn
 
 # For so long the lesson's epochs are timed: all 52 of them would take 5 to 12 minutes on two cores.
 LESSON_SECONDS = 120

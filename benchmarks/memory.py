@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 
 from benchmarks.lesson import Lesson
-from support.data import load_projects, split
-from support.training import Params, best_device, train_cnn
+from support.data.corpus import load_projects, split
+from support.models.training import Params, best_device, train_cnn
 
 
 def peak_megabytes() -> float:

@@ -16,8 +16,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from benchmarks import measures
-from support.data import about, load_projects, split
-from support.training import Params, best_device
+from support.data.corpus import about, load_projects, split
+from support.models.training import Params, best_device
 
 RESULTS = Path(__file__).parent / "results"
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#8c8c8c"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from support.training import Params
+from support.models.training import Params
 
 SUMMARY = ("best_epoch", "best_val_loss", "f1", "lr", "precision", "recall", "train_loss", "val_loss")
 EPOCH = ("lr", "train_loss", "val_loss")

@@ -31,8 +31,10 @@ import psutil
 import psycopg2
 
 from benchmarks.store import fill
-from support import keeper, team, tracking
-from support.stores import PROJECT_DIR
+from support.team import keeper
+from support.team import server as team
+from support.tracking import training_run as tracking
+from support.tracking.store import PROJECT_DIR
 
 SIZES, CLIENTS, SECONDS, LOOKUPS = (10_000, 100_000), (1, 4, 16), 8, 20
 EPOCHS, BATCH = 10, 1000

@@ -58,7 +58,7 @@ def missing_requirements(installed: set[str]) -> list[str]:
 
 def report() -> None:
     """Print the versions that matter and the device that a training uses."""
-    from support.training import best_device
+    from support.models.training import best_device
 
     print(f"Python {platform.python_version()} on {'Colab' if on_colab() else platform.system()}")
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED))

@@ -27,9 +27,9 @@ from sqlalchemy import Engine, create_engine
 # slower as soon as anything else runs on the machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from support.data import LESSON_SHA256, SAMPLE_DIR, Splits, load_projects, split
-from support.stores import PROJECT_DIR
-from support.training import Params, Trained, train_cnn
+from support.data.corpus import LESSON_SHA256, SAMPLE_DIR, Splits, load_projects, split
+from support.tracking.store import PROJECT_DIR
+from support.models.training import Params, Trained, train_cnn
 
 # Read before a test can change them.
 GIVEN_DIR = os.environ.get("LESSON_DATA_DIR")

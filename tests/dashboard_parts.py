@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from matplotlib.figure import Figure
 from mlflow.entities import Metric
 
-from support import tracking
+from support.tracking import training_run as tracking
 
 ROOT = Path(__file__).resolve().parents[1]
 TAG = "DASHBOARD_TEST"  # an environment variable that every process of one test inherits
@@ -167,5 +167,5 @@ def wait_for_none(tmp_path: Path, seconds: float = 5) -> list[psutil.Process]:
 def role(process: psutil.Process) -> str:
     """Say what a process of ours is: guard, server, agent or kernel."""
     line = " ".join(process.cmdline())
-    known = {"support.guard": "guard", "support.server": "server", "--config": "agent"}
+    known = {"support.dashboard.guard": "guard", "support.dashboard.server": "server", "--config": "agent"}
     return next((name for part, name in known.items() if part in line), "kernel")

@@ -9,10 +9,12 @@ import torch
 from conftest import SMALL
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from support import models, search, tracking
-from support.data import SAMPLE_DIR, load_projects, split
-from support.params import Params
-from support.space import Space
+from support.models import kinds as models
+from support.search import search
+from support.tracking import training_run as tracking
+from support.data.corpus import SAMPLE_DIR, load_projects, split
+from support.models.params import Params
+from support.search.space import Space
 
 SPACES = {
     "cnn": Space(

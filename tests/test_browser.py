@@ -8,7 +8,7 @@ from browser import CHROMIUM, DRIVER, chromium, click, find, go, picture_is_ther
 from dashboard_parts import make_runs, ngrok, stores  # noqa: F401
 from selenium.webdriver.common.by import By
 
-from support import dashboard
+from support.dashboard import view as dashboard
 
 pytestmark = pytest.mark.once
 

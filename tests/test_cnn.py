@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from support import cnn
-from support.cnn import CNN, LOOKUP_VOCAB_SIZE
-from support.lookup import conv_max, fold
-from support.training import Params, train_cnn
+from support.models import cnn
+from support.models.cnn import CNN, LOOKUP_VOCAB_SIZE
+from support.models.lookup import conv_max, fold
+from support.models.training import Params, train_cnn
 
 SIZES = {"vocab_size": 39, "num_classes": 7, "embedding_dim": 16, "num_filters": 12, "hidden_dim": 10}
 ALL_WIDTHS = list(range(1, 11))

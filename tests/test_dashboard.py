@@ -29,9 +29,12 @@ from filelock import FileLock
 from jupyter_client.manager import KernelManager
 from mlflow import MlflowClient
 
-from support import contact, dashboard, tracking, tunnel
-from support.agent import TunnelError
-from support.contact import DashboardError
+from support.dashboard import contact
+from support.dashboard import view as dashboard
+from support.tracking import training_run as tracking
+from support.dashboard import checks as tunnel
+from support.dashboard.tunnel import TunnelError
+from support.dashboard.contact import DashboardError
 
 pytestmark = pytest.mark.once
 
@@ -39,7 +42,7 @@ CYCLES = int(os.environ.get("DASHBOARD_CYCLES", 4))
 KILLS = int(os.environ.get("DASHBOARD_KILLS", 4))
 KERNEL = """
 import sys, time
-from support import dashboard
+from support.dashboard import view as dashboard
 board = dashboard.open(**eval(sys.argv[1]))
 print(board.url, flush=True)
 time.sleep(600)
@@ -288,7 +291,7 @@ def test_a_guard_that_dies_while_starting_shows_its_last_lines(disturb, stores, 
 
 
 def test_a_guard_that_dies_before_it_is_told_anything_shows_its_last_lines(stillborn, stores, tmp_path):  # noqa: F811
-    stillborn("support.guard")
+    stillborn("support.dashboard.guard")
     with pytest.raises(DashboardError, match=r"(?s)guard died while it started.*last log.*no memory left"):
         dashboard.open()
     assert_nothing_started(stores, tmp_path)
@@ -468,7 +471,7 @@ def test_kills_at_random_moments_leave_nothing(stores, ngrok, tmp_path):  # noqa
 
 
 def test_importing_does_nothing(stores, tmp_path):  # noqa: F811
-    program = "import mlflow; before = mlflow.get_tracking_uri(); import support.dashboard, os\n"
+    program = "import mlflow; before = mlflow.get_tracking_uri(); import support.dashboard.view, os\n"
     program += "assert mlflow.get_tracking_uri() == before"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
     assert not stores.exists()

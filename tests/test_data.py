@@ -22,9 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-from support import data
-from support.data import DataError, Splits, about, clean, load_projects, split
-from support.encoding import Tokenizer
+from support.data import corpus as data
+from support.data.corpus import DataError, Splits, about, clean, load_projects, split
+from support.models.encoding import Tokenizer
 
 SENTENCE = "so the sample corpus stands in"
 

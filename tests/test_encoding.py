@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.encoding import LabelEncoder, Tokenizer
+from support.models.encoding import LabelEncoder, Tokenizer
 
 TEXTS = st.lists(st.text(max_size=30), max_size=8)
 TAGS = st.lists(st.sets(st.text(max_size=8), max_size=4), max_size=8)

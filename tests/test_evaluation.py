@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from support.evaluation import best_threshold, get_performance
+from support.models.evaluation import best_threshold, get_performance
 
 
 def weighted_f1(targets: np.ndarray, predictions: np.ndarray) -> float:

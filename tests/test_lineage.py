@@ -14,10 +14,16 @@ import pytest
 import torch
 from test_safe import SMALL
 
-from support import artifacts, compare, lineage, provenance, stores, tracking, vitals
-from support.data import DataError, Splits
-from support.stores import StoreError, stores_dir
-from support.training import Trainer, train_cnn
+from support.tracking import checksums as artifacts
+from support.comparison import diff as compare
+from support.lineage import lineage
+from support.tracking import provenance
+from support.tracking import store as stores
+from support.tracking import training_run as tracking
+from support.tracking import vitals
+from support.data.corpus import DataError, Splits
+from support.tracking.store import StoreError, stores_dir
+from support.models.training import Trainer, train_cnn
 
 pytestmark = pytest.mark.once
 
@@ -231,8 +237,10 @@ def test_the_diff_holds_changes_and_new_files_and_applies(tmp_path, monkeypatch)
 
 
 CHILD = """
-from support import data, lineage, tracking
-from support.training import Params
+from support.data import corpus as data
+from support.lineage import lineage
+from support.tracking import training_run as tracking
+from support.models.training import Params
 tracking.connect()
 params = Params(num_epochs=2, embedding_dim=16, num_filters=8, filter_sizes=[1, 2], hidden_dim=16)
 splits = data.split(data.load_projects(data.SAMPLE_DIR))
@@ -339,7 +347,7 @@ def test_a_store_that_cannot_be_written_is_a_clear_error(small_disk):
 
 def test_a_server_keeps_its_rows(monkeypatch):
     monkeypatch.setattr(mlflow, "get_tracking_uri", lambda: "http://localhost:1")
-    from support import rows
+    from support.tracking import rows
 
     with pytest.raises(StoreError, match="is a server"):
         rows.path()

@@ -15,16 +15,20 @@ import torch
 from scipy.sparse import csr_matrix
 from test_safe import SMALL, Hostile
 
-from support import compare, lineage, linear, models, tracking
-from support.data import SAMPLE_DIR, DataError, Splits, load_projects, split
-from support.encoding import LabelEncoder
-from support.evaluation import best_threshold, measure
-from support.linear import LinearParams
-from support.params import Params
-from support.rules import RuleParams, RuleTagger
-from support.safe import ArtifactError
-from support.stores import PROJECT_DIR
-from support.trained import Trained
+from support.comparison import diff as compare
+from support.lineage import lineage
+from support.models import linear
+from support.models import kinds as models
+from support.tracking import training_run as tracking
+from support.data.corpus import SAMPLE_DIR, DataError, Splits, load_projects, split
+from support.models.encoding import LabelEncoder
+from support.models.evaluation import best_threshold, measure
+from support.models.linear import LinearParams
+from support.models.params import Params
+from support.models.rules import RuleParams, RuleTagger
+from support.models.files import ArtifactError
+from support.tracking.store import PROJECT_DIR
+from support.models.trained import Trained
 
 pytestmark = pytest.mark.once
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from support.stores import PROJECT_DIR
+from support.tracking.store import PROJECT_DIR
 
 sys.path.insert(0, str(PROJECT_DIR / "tools"))
 import notebooks

@@ -18,11 +18,16 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from support import cleanup, models, registry, served, tracking, transfer
-from support.data import split
-from support.linear import LinearParams
-from support.rules import RuleParams
-from support.training import train_cnn
+from support.tracking import cleanup
+from support.models import kinds as models
+from support.registry import promote as registry
+from support.registry import pyfunc_model as served
+from support.tracking import training_run as tracking
+from support.sync import archive as transfer
+from support.data.corpus import split
+from support.models.linear import LinearParams
+from support.models.rules import RuleParams
+from support.models.training import train_cnn
 
 TEXTS = ["transfer learning with bert", "", "Здравствуй, мир", "graph neural networks for molecules"]
 
@@ -37,13 +42,14 @@ mlflow.set_tracking_uri(sys.argv[1])
 names = ["tagger@champion", *(f"tagger/{version}" for version in (1, 2, 3))]
 models = {name: mlflow.pyfunc.load_model(f"models:/{name}") for name in names}
 tags = {name: model.predict(json.loads(sys.argv[2])) for name, model in models.items()}
-from support import tagger
+from support.models import tagger
 print(json.dumps({"tags": tags, "reached": reached, "code": tagger.__file__}))
 """
 # What one of two processes does that promote at once: when both are ready, each of the runs in turn.
 PROMOTE = """
 import sys
-from support import registry, tracking
+from support.registry import promote as registry
+from support.tracking import training_run as tracking
 tracking.connect(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

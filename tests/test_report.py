@@ -6,7 +6,8 @@ import mlflow
 import pytest
 from dashboard_parts import make_runs, stores  # noqa: F401
 
-from support import report, tracking
+from support.dashboard import report
+from support.tracking import training_run as tracking
 
 pytestmark = pytest.mark.once
 

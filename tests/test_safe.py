@@ -10,10 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support import artifacts, tracking
-from support.safe import ArtifactError
-from support.tagger import FILES, Tagger
-from support.training import Params
+from support.tracking import checksums as artifacts
+from support.tracking import training_run as tracking
+from support.models.files import ArtifactError
+from support.models.tagger import FILES, Tagger
+from support.models.training import Params
 
 TEXTS = ["transfer learning with bert"]
 SMALL = Params(num_epochs=1, embedding_dim=16, num_filters=8, filter_sizes=[1, 2], hidden_dim=16)

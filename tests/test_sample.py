@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from support.data import SAMPLE_DIR, about, clean, load_projects
+from support.data.corpus import SAMPLE_DIR, about, clean, load_projects
 
 # The tags that the lesson's filter leaves of the lesson's corpus.
 LESSON_TAGS = [

@@ -26,13 +26,16 @@ from mlflow.exceptions import MlflowException
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from search_victims import LONG, SPACES
 
-from support import models, search, search_plots, tracking
-from support.data import SAMPLE_DIR
-from support.linear import LinearParams
-from support.params import Params
-from support.space import Space
-from support.stores import PROJECT_DIR
-from support.trials import MOST_TRIES, open_study
+from support.models import kinds as models
+from support.search import search
+from support.search import plots as search_plots
+from support.tracking import training_run as tracking
+from support.data.corpus import SAMPLE_DIR
+from support.models.linear import LinearParams
+from support.models.params import Params
+from support.search.space import Space
+from support.tracking.store import PROJECT_DIR
+from support.search.trials import MOST_TRIES, open_study
 
 LR = {"lr": FloatDistribution(1e-3, 1e-1, log=True)}
 TINY = Params(num_epochs=2, **SMALL)
@@ -427,7 +430,7 @@ def test_the_readmes_lines_for_a_cluster_run_on_one_machine(tmp_path, short_fold
 
 
 def test_a_helper_that_dies_at_once_is_told_and_the_search_goes_on(sample_splits, stillborn, capsys):
-    stillborn("support.workers")
+    stillborn("support.search.worker")
     run_id = search.search(sample_splits, cnn(2), workers=2)
     assert outcomes(run_id) == {"measured": 2}
     assert "ended with exit code 1. no memory left" in capsys.readouterr().out

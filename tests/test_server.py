@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from dashboard_parts import ROOT, stores  # noqa: F401
 
-from support import server
+from support.dashboard import server
 
 pytestmark = pytest.mark.once
 
@@ -25,7 +25,7 @@ def start(tmp_path, **config) -> subprocess.Popen:
         **config,
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "support.server"],
+        [sys.executable, "-m", "support.dashboard.server"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -26,9 +26,15 @@ from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.models import Model
 from test_team import database_of, kill_the_server, restart_postgres, rows_of
 
-from support import artifacts, lineage, offline, sides, sync, team, tracking
-from support.params import Params
-from support.stores import PROJECT_DIR, stores_dir
+from support.tracking import checksums as artifacts
+from support.lineage import lineage
+from support.tracking import remote as offline
+from support.sync import endpoint as sides
+from support.sync import sync
+from support.team import server as team
+from support.tracking import training_run as tracking
+from support.models.params import Params
+from support.tracking.store import PROJECT_DIR, stores_dir
 
 pytestmark = pytest.mark.once
 PARAMS = Params(num_epochs=3, **SMALL)
@@ -41,7 +47,7 @@ class Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "support.server"],
+            [sys.executable, "-m", "support.dashboard.server"],
             cwd=PROJECT_DIR,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -13,14 +13,14 @@ import pytest
 import torch
 from conftest import SMALL
 
-from support.data import load_projects
-from support.encoding import LabelEncoder, Tokenizer
-from support.evaluation import get_performance
-from support.lookup import short_steps
-from support.safe import ArtifactError
-from support.stores import PROJECT_DIR
-from support.tagger import BATCH_SIZE, Tagger
-from support.training import Params, train_cnn
+from support.data.corpus import load_projects
+from support.models.encoding import LabelEncoder, Tokenizer
+from support.models.evaluation import get_performance
+from support.models.lookup import short_steps
+from support.models.files import ArtifactError
+from support.tracking.store import PROJECT_DIR
+from support.models.tagger import BATCH_SIZE, Tagger
+from support.models.training import Params, train_cnn
 
 TEXTS = ["Transfer learning with BERT for self-supervised learning", "Graphs!", "", "日本語", "x" * 300]
 ARTIFACTS = ["label_encoder.json", "model.pt", "params.json", "performance.json", "tokenizer.json"]
@@ -84,7 +84,7 @@ def test_saving_again_overwrites(copy, trained):
 def test_lesson_fault_5_a_fresh_process_needs_nothing_but_the_folder(folder, trained, tmp_path):
     code = (
         "import json, sys\n"
-        "from support.tagger import Tagger\n"
+        "from support.models.tagger import Tagger\n"
         "tagger = Tagger.load(sys.argv[1])\n"
         "texts = json.loads(sys.argv[2])\n"
         "print(json.dumps([tagger.predict_proba(texts).tobytes().hex(), tagger.predict(texts)]))\n"

@@ -27,27 +27,25 @@ from mlflow.exceptions import MlflowException
 from optuna.distributions import FloatDistribution
 from team_parts import METRICS, PARAMS, lossy_network
 
-from support import (
-    cleanup,
-    compare,
-    dashboard,
-    keeper,
-    leaderboard,
-    lineage,
-    offline,
-    registry,
-    report,
-    rows,
-    search,
-    stores,
-    team,
-    tracking,
-    transfer,
-)
-from support.linear import LinearParams
-from support.space import Space
-from support.stores import PROJECT_DIR
-from support.tunnel import Secret
+from support.tracking import cleanup
+from support.comparison import diff as compare
+from support.dashboard import view as dashboard
+from support.team import keeper
+from support.comparison import leaderboard
+from support.lineage import lineage
+from support.tracking import remote as offline
+from support.registry import promote as registry
+from support.dashboard import report
+from support.tracking import rows
+from support.search import search
+from support.tracking import store as stores
+from support.team import server as team
+from support.tracking import training_run as tracking
+from support.sync import archive as transfer
+from support.models.linear import LinearParams
+from support.search.space import Space
+from support.tracking.store import PROJECT_DIR
+from support.dashboard.checks import Secret
 
 pytestmark = [
     pytest.mark.once,
@@ -598,7 +596,8 @@ def test_the_commands_that_upgrade_the_schema_run(server):
 
 KERNEL = """
 import sys, time
-from support import team, tracking
+from support.team import server as team
+from support.tracking import training_run as tracking
 server = team.open(*sys.argv[1:])
 with server.admin.logged_in():
     with tracking.start_run("kept") as run:
@@ -691,7 +690,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing(tmp_path):
 
 
 def test_a_keeper_that_dies_at_once_is_told_and_leaves_nothing(stillborn):
-    stillborn("support.keeper")
+    stillborn("support.team.keeper")
     before = set(Path(team.tempfile.gettempdir()).glob("team-*"))
     with pytest.raises(team.TeamError, match="its keeper died"):
         team.open()

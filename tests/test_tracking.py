@@ -16,9 +16,9 @@ from mlflow.entities import Run
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from support import tracking
-from support.stores import PROJECT_DIR, plan_for_many_runs, stores_dir
-from support.training import Params, train_cnn
+from support.tracking import training_run as tracking
+from support.tracking.store import PROJECT_DIR, plan_for_many_runs, stores_dir
+from support.models.training import Params, train_cnn
 
 SMALL_PARAMS = Params(num_epochs=3, **SMALL)
 

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from support import training
-from support.cnn import CNN
-from support.data import SAMPLE_DIR, DataError, Splits, load_projects, split
-from support.evaluation import best_threshold, get_performance
-from support.params import Params
-from support.stores import PROJECT_DIR
-from support.training import Examples, Trainer, best_device, class_weights, train_cnn
+from support.models import training
+from support.models.cnn import CNN
+from support.data.corpus import SAMPLE_DIR, DataError, Splits, load_projects, split
+from support.models.evaluation import best_threshold, get_performance
+from support.models.params import Params
+from support.tracking.store import PROJECT_DIR
+from support.models.training import Examples, Trainer, best_device, class_weights, train_cnn
 
 LESSON_PARAMS = {
     "char_level": True,
@@ -401,8 +401,8 @@ def test_a_fresh_process_gives_the_same_to_the_last_digit(sample_splits):
     """With another order of sets and dicts, as each process has."""
     code = (
         "import json, sys\n"
-        "from support.data import load_projects, split\n"
-        "from support.training import Params, train_cnn\n"
+        "from support.data.corpus import load_projects, split\n"
+        "from support.models.training import Params, train_cnn\n"
         "splits = split(load_projects(sys.argv[1]))\n"
         "trained = train_cnn(Params.from_dict(json.loads(sys.argv[2])), splits)\n"
         "print(json.dumps([splits.digest, trained.history, trained.threshold, trained.performance]))\n"

@@ -76,8 +76,8 @@ def tidy(notebook: NotebookNode) -> None:
 
 def run() -> int:
     """Execute all notebooks into stores/executed; stop at the first that fails, and name its cell."""
-    from support import tracking
-    from support.stores import stores_dir
+    from support.tracking import training_run as tracking
+    from support.tracking.store import stores_dir
 
     target = stores_dir() / "executed"
     target.mkdir(parents=True, exist_ok=True)

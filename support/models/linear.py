@@ -1,0 +1,207 @@
+"""The linear model: weighted counts of words and letter groups, and one logistic regression for each tag.
+
+trained = train_linear(LinearParams(), splits)
+trained.tagger.predict(["Transfer learning with BERT"])
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+from scipy.sparse import csr_matrix, hstack
+from scipy.special import expit
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from support.data.corpus import Splits
+from support.models.encoding import LabelEncoder
+from support.models.evaluation import best_threshold, get_performance, measure
+from support.models.params import BOOL, COUNT, POSITIVE, SEED, Checked, is_int, named
+from support.models.files import need, read_json, read_weights
+from support.models.tagger import TextTagger
+from support.models.trained import Trained
+from support.models.training import class_weights
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class LinearParams(Checked):
+    """The arguments of the linear model's training. Raises ValueError for a bad value.
+
+    With `use_val` it learns from the validation split too: once nothing is left to choose on that.
+    """
+
+    word_ngrams: int = 2  # words and up to so many in a row
+    char_ngrams: int = 4  # 2 up to so many letters in a row, within a word
+    C: float = 3.0  # the higher, the closer to the examples
+    naive_bayes: bool = True  # whether telling features count more: see count_ratios
+    use_val: bool = False
+    seed: int = 1234
+    model: str = "linear"  # the kind, which no param changes
+
+    CHECKS = {  # noqa: RUF012 - annotated in Checked
+        "word_ngrams": COUNT,
+        "char_ngrams": ("a whole number from 2", lambda value: is_int(value) and value > 1),
+        "C": POSITIVE,
+        "naive_bayes": BOOL,
+        "use_val": BOOL,
+        "seed": SEED,
+        "model": named("linear"),
+    }
+
+
+class Features:
+    """Clean texts as rows of numbers: TF-IDF of words and their neighbours, and of letters within words."""
+
+    NAMES = ("words", "letters")
+
+    def __init__(self, params: LinearParams, vocabularies: dict[str, list[str]] | None = None) -> None:
+        vocabularies = vocabularies or dict.fromkeys(self.NAMES)
+        settings = {"sublinear_tf": True, "dtype": np.float32}
+        words = {"token_pattern": r"\S+", "ngram_range": (1, params.word_ngrams)}
+        letters = {"analyzer": "char_wb", "ngram_range": (2, params.char_ngrams)}
+        self.blocks = {
+            name: TfidfVectorizer(vocabulary=vocabularies[name], **own, **settings)
+            for name, own in zip(self.NAMES, (words, letters), strict=True)
+        }
+
+    def fit(self, texts: list[str]) -> Self:
+        """Take the vocabulary and how rare each part of it is."""
+        for block in self.blocks.values():
+            block.fit(texts)
+        return self
+
+    def transform(self, texts: list[str]) -> csr_matrix:
+        """Give float32 (N, num_features)."""
+        return hstack([block.transform(texts) for block in self.blocks.values()], format="csr")
+
+    @property
+    def vocabularies(self) -> dict[str, list[str]]:
+        """Give what stands for each column, block by block."""
+        return {name: list(block.get_feature_names_out()) for name, block in self.blocks.items()}
+
+
+@dataclass(frozen=True)
+class LinearTagger(TextTagger):
+    """Features times `weight` (num_classes, num_features) plus `bias` (num_classes), squashed into 0 to 1."""
+
+    features: Features
+    weight: np.ndarray
+    bias: np.ndarray
+    label_encoder: LabelEncoder
+    threshold: float
+
+    PARAMS = LinearParams
+    FILES: ClassVar = ["vocabulary.json", "model.pt"]
+
+    def probabilities(self, texts: list[str]) -> np.ndarray:
+        """Give float32 (N, num_classes) for clean texts."""
+        return _probabilities(self.features.transform(texts), self.weight, self.bias)
+
+    def save(self, folder: Path) -> None:
+        """Write the vocabulary as JSON, and the weights."""
+        vocabularies = json.dumps(self.features.vocabularies, indent=0)
+        (folder / "vocabulary.json").write_text(vocabularies + "\n", encoding="utf-8")
+        arrays = {f"idf.{name}": block.idf_ for name, block in self.features.blocks.items()}
+        arrays |= {"weight": self.weight, "bias": self.bias}
+        weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+        torch.save(weights, folder / "model.pt")
+
+    @classmethod
+    def rebuild(
+        cls, folder: Path, params: LinearParams, label_encoder: LabelEncoder, threshold: float
+    ) -> Self:
+        """Make it from the vocabulary and the weights."""
+        vocabularies = read_json(folder / "vocabulary.json", _vocabularies)
+        sizes = {f"idf.{name}": (len(vocabulary),) for name, vocabulary in vocabularies.items()}
+        columns = sum(size for (size,) in sizes.values())
+        sizes |= {"weight": (len(label_encoder), columns), "bias": (len(label_encoder),)}
+        expected = {name: torch.empty(size, device="meta") for name, size in sizes.items()}
+        arrays = {name: w.numpy() for name, w in read_weights(folder / "model.pt", expected).items()}
+        features = Features(params, vocabularies)
+        for name, block in features.blocks.items():
+            block.idf_ = arrays[f"idf.{name}"]
+        return cls(features, arrays["weight"], arrays["bias"], label_encoder, threshold)
+
+
+def _vocabularies(values: dict) -> dict[str, list[str]]:
+    """Give what Features.vocabularies gave. Raises ValueError for anything else."""
+    need(values.keys() == set(Features.NAMES), f"it must have {' and '.join(Features.NAMES)}")
+    for vocabulary in values.values():
+        strings = isinstance(vocabulary, list) and all(isinstance(term, str) for term in vocabulary)
+        need(strings and 0 < len(set(vocabulary)) == len(vocabulary), "a vocabulary must be different texts")
+    return {name: values[name] for name in Features.NAMES}
+
+
+def train_linear(params: LinearParams, splits: Splits) -> Trained:
+    """Train on `splits` and measure on the test split. The same params and data give the same result.
+
+    The threshold comes from cross-validation within the texts that it learns from: each is tagged by a model
+    that has not learned from it. So the validation split is free to choose params on, or, with `use_val`, to
+    learn from. `val_f1` is measured on it, or, with `use_val`, in that cross-validation.
+    """
+    started = time.monotonic()
+    label_encoder = LabelEncoder.fit([*splits.train.tags, *splits.val.tags, *splits.test.tags])
+    known = pd.concat([splits.train, splits.val]) if params.use_val else splits.train
+    class_weights(known.tags, label_encoder.classes)  # says which tag has no example
+    targets = label_encoder.encode(known.tags)
+    features = Features(params).fit(known.text)
+    columns = features.transform(known.text)
+    unseen = np.zeros_like(targets)
+    folds = MultilabelStratifiedKFold(FOLDS, shuffle=True, random_state=params.seed)
+    for fit, rest in folds.split(targets, targets):
+        unseen[rest] = _probabilities(columns[rest], *_fit(params, columns[fit], targets[fit]))
+    threshold = best_threshold(targets, unseen)
+    tagger = LinearTagger(features, *_fit(params, columns, targets), label_encoder, threshold)
+    seconds = time.monotonic() - started
+    cross_validated = get_performance(targets, unseen >= threshold, label_encoder.classes)
+    val = cross_validated if params.use_val else measure(tagger, splits.val)
+    return Trained(params, tagger, measure(tagger, splits.test), val["overall"]["f1"], seconds)
+
+
+def _fit(params: LinearParams, columns: csr_matrix, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fit one logistic regression for each tag; give weight (num_classes, num_features), bias (num_classes).
+
+    The examples of a tag together weigh as much as all others.
+    """
+    weight = np.empty((targets.shape[1], columns.shape[1]), dtype=np.float32)
+    bias = np.empty(targets.shape[1], dtype=np.float32)
+    for i, target in enumerate(targets.T):
+        scale = count_ratios(columns, target) if params.naive_bayes else np.ones(columns.shape[1])
+        # Few texts and many features: the dual problem is the small one, and a hundredth is near enough.
+        model = LogisticRegression(
+            C=params.C,
+            class_weight="balanced",
+            solver="liblinear",
+            dual=True,
+            tol=0.01,
+            random_state=params.seed,
+        ).fit(columns.multiply(scale).tocsr(), target)
+        weight[i] = model.coef_[0] * scale
+        bias[i] = model.intercept_[0]
+    return weight, bias
+
+
+def count_ratios(columns: csr_matrix, target: np.ndarray) -> np.ndarray:
+    """Say how much each feature tells about a tag: 1 plus the size of naive Bayes' log-count ratio.
+
+    Scaled to a mean square of 1: (num_features). A feature whose column is multiplied by more costs a
+    logistic regression less to use. Source: Wang and Manning (2012), "Baselines and Bigrams: Simple, Good
+    Sentiment and Topic Classification", which multiplies by the ratio itself.
+    """
+    present = columns.astype(bool)
+    counts = [1 + np.asarray(present[target == value].sum(axis=0)).ravel() for value in (1, 0)]
+    shares = [count / count.sum() for count in counts]
+    scale = 1 + np.abs(np.log(shares[0] / shares[1]))
+    return scale / np.sqrt(np.mean(scale**2))
+
+
+def _probabilities(columns: csr_matrix, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    return expit(columns @ weight.T + bias)

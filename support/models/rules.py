@@ -1,0 +1,83 @@
+"""The baseline that learns nothing: a text gets each tag whose name or alias stands in it.
+
+trained = train_rules(RuleParams(), splits)
+trained.tagger.predict(["Transfer learning with BERT"])  # [["transfer-learning"]]
+
+The aliases are those of tags.json. Names and texts are cleaned alike and compared word by word, so "gan" is
+not found in "organ". What it does not do: word forms, and parents of tags.
+"""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+
+from support.data.corpus import Splits, clean
+from support.models.encoding import LabelEncoder
+from support.models.evaluation import measure
+from support.models.params import Checked, named
+from support.models.files import need, read_json
+from support.models.tagger import TextTagger
+from support.models.trained import Trained
+
+
+@dataclass(frozen=True)
+class RuleParams(Checked):
+    """There is nothing to choose."""
+
+    model: str = "rules"
+
+    CHECKS = {"model": named("rules")}  # noqa: RUF012 - annotated in Checked
+
+
+@dataclass(frozen=True)
+class RuleTagger(TextTagger):
+    """Probabilities are 1 where one of a tag's names is found, else 0. `names` are clean, one list a tag."""
+
+    names: list[list[str]]
+    label_encoder: LabelEncoder
+    threshold: float = 0.5
+
+    PARAMS = RuleParams
+    FILES: ClassVar = ["names.json"]
+
+    @classmethod
+    def of(cls, label_encoder: LabelEncoder, aliases: dict[str, list[str]]) -> Self:
+        """Take the tags' own names and their aliases."""
+        names = [[tag, *aliases.get(tag, [])] for tag in label_encoder.classes]
+        return cls([sorted({clean(name) for name in row} - {""}) for row in names], label_encoder)
+
+    def probabilities(self, texts: list[str]) -> np.ndarray:
+        """Give float32 (N, num_classes) of zeros and ones for clean texts."""
+        found = [[any(f" {n} " in f" {text} " for n in row) for row in self.names] for text in texts]
+        return np.array(found, dtype=np.float32)
+
+    def save(self, folder: Path) -> None:
+        """Write the names as JSON."""
+        names = dict(zip(self.label_encoder.classes, self.names, strict=True))
+        (folder / "names.json").write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def rebuild(cls, folder: Path, params: RuleParams, label_encoder: LabelEncoder, threshold: float) -> Self:
+        """Read the names."""
+
+        def checked(values: dict) -> list[list[str]]:
+            names = [values[tag] for tag in label_encoder.classes]
+            for row in names:
+                need(isinstance(row, list) and all(isinstance(n, str) for n in row), "names must be texts")
+            return names
+
+        return cls(read_json(folder / "names.json", checked), label_encoder, threshold)
+
+
+def train_rules(params: RuleParams, splits: Splits) -> Trained:
+    """Collect the names, and measure them on the test split."""
+    started = time.monotonic()
+    label_encoder = LabelEncoder.fit([*splits.train.tags, *splits.val.tags, *splits.test.tags])
+    tagger = RuleTagger.of(label_encoder, splits.aliases)
+    seconds = time.monotonic() - started
+    val, test = (measure(tagger, part) for part in (splits.val, splits.test))
+    return Trained(params, tagger, test, val["overall"]["f1"], seconds)

@@ -1,0 +1,263 @@
+"""Train the CNN: the loop, and what comes out of it.
+
+trained = train_cnn(Params(), splits)
+trained.performance["overall"]["f1"]
+"""
+
+import copy
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from support.models.checkpoint import Checkpoint
+from support.models.cnn import CNN
+from support.data.corpus import DataError, Splits
+from support.models.encoding import LabelEncoder, Tokenizer
+from support.models.evaluation import best_threshold, get_performance
+from support.models.params import Params
+from support.models.tagger import Tagger
+from support.models.trained import Trained
+
+OnEpoch = Callable[[int, dict[str, float]], None]
+OnState = Callable[[dict], None]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokens, int64 (N, L), and targets, float32 (N, num_classes), of one split on one device."""
+
+    tokens: Tensor
+    targets: Tensor
+
+    def batches(self, size: int, shuffle: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the examples `size` at a time, in a new random order if asked for."""
+        order = torch.randperm(len(self.tokens)) if shuffle else torch.arange(len(self.tokens))
+        for rows in order.to(self.tokens.device).split(size):
+            yield self.tokens[rows], self.targets[rows]
+
+
+class Trainer:
+    """The lesson's training loop: one object that holds the model and what moves it."""
+
+    def __init__(self, model: CNN, loss_fn: nn.Module, params: Params) -> None:
+        self.model = model
+        self.loss_fn = loss_fn
+        self.params = params
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=params.lr, fused=True)
+        self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5)
+        self.history: list[dict[str, float]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self.seconds = 0.0  # what the epochs have taken
+
+    def train_step(self, examples: Examples) -> float:
+        """Train for one epoch; give the mean loss of an example."""
+        self.model.train()
+        total = 0.0
+        for tokens, targets in examples.batches(self.params.batch_size, shuffle=True):
+            self.optimizer.zero_grad()
+            loss = self.loss_fn(self.model(tokens), targets)
+            loss.backward()
+            self.optimizer.step()
+            total += loss.item() * len(tokens)
+        return total / len(examples.tokens)
+
+    @torch.inference_mode()
+    def eval_step(self, examples: Examples) -> tuple[float, np.ndarray]:
+        """Give the mean loss of an example, and the probabilities (N, num_classes)."""
+        self.model.eval()
+        batches = list(examples.batches(self.params.batch_size))
+        logits = torch.cat([self.model(tokens) for tokens, _ in batches])
+        return self.loss_fn(logits, examples.targets).item(), logits.sigmoid().cpu().numpy()
+
+    def predict_step(self, examples: Examples) -> np.ndarray:
+        """Give the probabilities (N, num_classes)."""
+        return self.eval_step(examples)[1]
+
+    def train(
+        self, train: Examples, val: Examples, on_epoch: OnEpoch | None = None, save: OnState | None = None
+    ) -> list[dict[str, float]]:
+        """Train until the validation loss has not improved for `patience` epochs; keep the best weights.
+
+        After every epoch, the last included, `save(state)` is called, and then `on_epoch(epoch, metrics)`.
+        Epochs that `load_state_dict` brought are told to `on_epoch` again. Raises FloatingPointError when a
+        loss is no longer a number.
+        """
+        for epoch, metrics in enumerate(self.history if on_epoch else [], start=1):
+            on_epoch(epoch, metrics)
+        started = time.monotonic() - self.seconds
+        while not self.finished:
+            lr = self.optimizer.param_groups[0]["lr"]
+            metrics = {"train_loss": self.train_step(train), "val_loss": self.eval_step(val)[0], "lr": lr}
+            epoch = len(self.history) + 1
+            finite = all(map(math.isfinite, metrics.values()))
+            if finite:
+                self.history.append(metrics)
+                self.scheduler.step(metrics["val_loss"])
+                if self.best_epoch == epoch:
+                    self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
+                self.seconds = time.monotonic() - started
+                if save:
+                    save(self.state_dict())
+            if on_epoch:
+                on_epoch(epoch, metrics)
+            if not finite:
+                raise FloatingPointError(
+                    f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}."
+                )
+        self.model.load_state_dict(self.best_weights)
+        return self.history
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the lowest validation loss, the first of equals; 0 before any."""
+        losses = [metrics["val_loss"] for metrics in self.history]
+        return losses.index(min(losses)) + 1 if losses else 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are over, or the last `patience` of them brought nothing better."""
+        epoch = len(self.history)
+        return epoch >= self.params.num_epochs or epoch - self.best_epoch >= self.params.patience
+
+    def state_dict(self) -> dict:
+        """Give all that the rest of the training depends on."""
+        weights = self.model.state_dict()
+        return {
+            "model": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "random": _random_states(),
+            # The same tensors where they are the same: torch.save writes them once.
+            "best_weights": weights if self.best_epoch == len(self.history) else self.best_weights,
+            "history": self.history,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` gave, as if nothing had come between."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.best_weights, self.history = state["best_weights"], state["history"]
+        self.seconds = state.get("seconds", 0.0)
+        for name, random_state in state["random"].items():
+            _DEVICES[name].set_rng_state(random_state)
+
+
+_DEVICES = {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}
+
+
+def _random_states() -> dict[str, Tensor]:
+    """Give the states of the random number generators in use: the CPU's, and the device's if it has one."""
+    return {name: _DEVICES[name].get_rng_state() for name in {"cpu", best_device().type}}
+
+
+def best_device() -> torch.device:
+    """Give the GPU where there is one (CUDA, then Apple's MPS), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def train_cnn(
+    params: Params,
+    splits: Splits,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Checkpoint | None = None,
+    start_from: Tagger | None = None,
+) -> Trained:
+    """Train a CNN on `splits` and measure it on the test split, as the lesson's function of that name.
+
+    The same params, data and machine give the same result to the last digit. With a `checkpoint` the state is
+    saved after every epoch, and a training that was cut off goes on from there, to the same result. With
+    `start_from` the weights begin as that tagger's.
+    """
+    torch.manual_seed(params.seed)
+    device = best_device()
+    tokenizer = Tokenizer.fit(splits.train.text, params.char_level)
+    label_encoder = LabelEncoder.fit([*splits.train.tags, *splits.val.tags, *splits.test.tags])
+    train, val, test = (
+        Examples(
+            tokenizer.encode(part.text).to(device),
+            torch.from_numpy(label_encoder.encode(part.tags)).to(device),
+        )
+        for part in (splits.train, splits.val, splits.test)
+    )
+    model = CNN(
+        vocab_size=len(tokenizer),
+        num_classes=len(label_encoder),
+        embedding_dim=params.embedding_dim,
+        num_filters=params.num_filters,
+        filter_sizes=params.filter_sizes,
+        hidden_dim=params.hidden_dim,
+        dropout_p=params.dropout_p,
+    ).to(device)
+    if start_from:
+        warm_start(model, tokenizer, label_encoder, start_from)
+    weight = class_weights(splits.train.tags, label_encoder.classes).to(device)
+    trainer = Trainer(model, nn.BCEWithLogitsLoss(weight=weight), params)
+    # cuDNN may pick a kernel whose sums come in another order each time.
+    deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
+    with deterministic, model.tuned():
+        if checkpoint and (state := checkpoint.load()):
+            trainer.load_state_dict(state)
+        history = trainer.train(train, val, on_epoch, checkpoint.save if checkpoint else None)
+        threshold = best_threshold(val.targets.cpu().numpy(), trainer.predict_step(val))
+        val_performance, performance = (
+            get_performance(
+                part.targets.cpu().numpy(), trainer.predict_step(part) >= threshold, label_encoder.classes
+            )
+            for part in (val, test)
+        )
+    return Trained(
+        params,
+        Tagger(model, tokenizer, label_encoder, threshold),
+        performance,
+        val_f1=val_performance["overall"]["f1"],
+        seconds=trainer.seconds,
+        history=history,
+        best_epoch=trainer.best_epoch,
+    )
+
+
+def warm_start(model: CNN, tokenizer: Tokenizer, label_encoder: LabelEncoder, tagger: Tagger) -> None:
+    """Take over the weights of `tagger`, whose layers must have the same sizes.
+
+    The rows of tokens and tags are matched by name; those that `tagger` does not know keep their own weights.
+    """
+    now, before = (
+        {name: i for i, name in enumerate(e.classes)} for e in (label_encoder, tagger.label_encoder)
+    )
+    by_name = {
+        "embeddings.weight": (tokenizer.token_to_index, tagger.tokenizer.token_to_index),
+        "fc2.weight": (now, before),
+        "fc2.bias": (now, before),
+    }
+    learned = tagger.model.state_dict()
+    for name, weights in model.state_dict().items():
+        if name in by_name:
+            now, before = by_name[name]
+            known = [key for key in now if key in before]
+            rows = learned[name][[before[key] for key in known]]
+            weights[[now[key] for key in known]] = rows.to(weights.device)
+        else:
+            weights.copy_(learned[name])
+
+
+def class_weights(tags: Iterable[list[str]], classes: list[str]) -> Tensor:
+    """Weigh each tag by one over its count in the training split, scaled to a mean of 1: (num_classes,)."""
+    counts = Counter(tag for row in tags for tag in row)
+    missing = [name for name in classes if not counts[name]]
+    if missing:
+        raise DataError(
+            f"No example in the training split for: {', '.join(missing)}. "
+            "Raise min_tag_count or bring more data."
+        )
+    weights = torch.tensor([1 / counts[name] for name in classes])
+    return weights / weights.mean()
