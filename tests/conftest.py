@@ -1,73 +1,112 @@
-"""What all tests share: a store of their own, and the two corpora.
+"""What all tiers share: an environment and a store of their own, the two corpora, one small trained model.
 
-The lesson's corpus is found in LESSON_DATA_DIR, else in ../shared/data beside the project. The rule where
-it is not found:
-- SAMPLE_CORPUS_ONLY=1: tests that need it are skipped, even where it could be found.
-- CI=true: they fail, since a CI that skips them without being told proves nothing.
-- else: they are skipped, saying so.
+The folder decides a test's tier: unit, integration, system, notebooks. What a tier alone needs is in its
+conftest.py. Imports of support, torch and mlflow stand in the fixtures: a unit test pays for what it uses.
+
+The lesson's corpus is found in LESSON_DATA_DIR, else in ../shared/data beside the project. Where it is not
+found, tests that need it are skipped and say so; with CI=true they fail, unless SAMPLE_CORPUS_ONLY=1.
 """
 
 import hashlib
 import multiprocessing
 import os
-import sqlite3
-import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
-from mlflow.store.db import utils
-from sqlalchemy import Engine, create_engine
+from small import SMALL
 
-# Before torch is imported: threads that wait shall sleep. Threads that spin make a training many times
-# slower as soon as anything else runs on the machine.
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from support.data.splits import Splits
+    from support.models.tagger import Trained
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+
+# Before torch is imported: threads that wait by spinning slow down all that runs beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from support.data.corpus import LESSON_SHA256, SAMPLE_DIR, Splits, load_projects, split
-from support.tracking.store import PROJECT_DIR
-from support.models.training import Params, Trained, train_cnn
 
 # Read before a test can change them.
 GIVEN_DIR = os.environ.get("LESSON_DATA_DIR")
 SAMPLE_ONLY = os.environ.get("SAMPLE_CORPUS_ONLY") == "1"
 IN_CI = os.environ.get("CI") == "true"
 
+# What a user's shell may hold and what a test must not see.
+USERS_OWN = [
+    "LESSON_DATA_DIR",
+    "NGROK_AUTHTOKEN",
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_REGISTRY_URI",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+]
+
 # The same examples every time, and no folder of past ones.
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
 
-# Small enough for seconds, large enough to have every part of the lesson's model.
-SMALL = {"embedding_dim": 16, "num_filters": 8, "filter_sizes": [1, 2, 3], "hidden_dim": 16, "lr": 0.01}
-
 
 @pytest.fixture(autouse=True)
-def own_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give every test an empty store, and nothing of the user's: no server, no token, no data folder."""
-    monkeypatch.setenv("STORES_DIR", str(tmp_path / "stores"))
-    for name in ("MLFLOW_TRACKING_URI", "NGROK_AUTHTOKEN", "LESSON_DATA_DIR"):
-        monkeypatch.delenv(name, raising=False)
+def own_environment(tmp_path: Path) -> Iterator[None]:
+    """Run each test with an empty store and nothing of the user's: no server, token, proxy or run.
+
+    What the test changes is put back: MLflow writes its tracking URI and its current experiment into the
+    environment, and keeps both in memory too.
+    """
+    before = dict(os.environ)
+    for name in USERS_OWN:
+        os.environ.pop(name, None)
+    os.environ["STORES_DIR"] = str(tmp_path / "stores")
     yield
-    os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow.set_tracking_uri has written it there
+    os.environ.clear()
+    os.environ.update(before)
+    if "mlflow" in sys.modules:
+        _forget_what_mlflow_remembers()
 
 
-@pytest.fixture(scope="session", autouse=True)
+def _forget_what_mlflow_remembers() -> None:
+    import mlflow
+    from mlflow.tracking import fluent
+
+    while mlflow.active_run():
+        mlflow.end_run("KILLED")
+    mlflow.set_tracking_uri(None)
+    mlflow.set_registry_uri("")
+    fluent._active_experiment_id = None  # MLflow has no call for it; mlflow 3.17
+
+
+@pytest.fixture(scope="session")
 def tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let this process's new SQLite stores copy MLflow's tables: to make them takes MLflow seconds.
+    """Let new SQLite stores of this process copy MLflow's tables: to make them takes MLflow 2 s.
 
     Other processes, among them the notebooks' kernels, make theirs as users do.
     """
-    made, make = tmp_path_factory.mktemp("tables") / "mlflow.db", utils._initialize_tables
+    import sqlite3
+    from contextlib import closing
 
-    def copy(engine: Engine) -> None:
+    from mlflow.store.db import utils
+    from sqlalchemy import create_engine
+
+    template, make = tmp_path_factory.mktemp("tables") / "mlflow.db", utils._initialize_tables
+
+    def copy(engine) -> None:
         if engine.dialect.name != "sqlite":
             return make(engine)
-        if not made.exists():
-            make(create_engine(f"sqlite:///{made}"))
-        source, target = sqlite3.connect(made), sqlite3.connect(engine.url.database)
+        if not template.exists():
+            make(create_engine(f"sqlite:///{template}"))
+        source, target = sqlite3.connect(template), sqlite3.connect(engine.url.database)
         with closing(source), closing(target):
             source.backup(target)
 
@@ -77,19 +116,29 @@ def tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 # What PyTorch, MLflow and SQLAlchemy import when they are first used: seconds in each new process.
-IMPORTED_LATE = ["torch._dynamo", "IPython.display", "alembic.command", "sqlalchemy.dialects.sqlite"]
+IMPORTED_LATE = [
+    "mlflow",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "torch._dynamo",
+    "IPython.display",
+    "alembic.command",
+    "sqlalchemy.dialects.sqlite",
+]
 
 
 @pytest.fixture(scope="session")
 def processes() -> Iterator[Callable[..., BaseProcess]]:
-    """Give a maker of processes, from a function and its arguments, that have everything imported already.
+    """Return start(function, *args, **kwargs) -> process, for processes that have all imported already.
 
-    They have the environment of the first test that asked for this, so the function is told all it needs.
+    The functions live in modules of tests/ named *_processes.py. Their process has the environment of the
+    first test that asked for this fixture, so pass a function all it needs. Paths arrive as str.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["search_victims", "team_parts", "victims", *IMPORTED_LATE])
+    context.set_forkserver_preload(
+        [*sorted(path.stem for path in TESTS.glob("*_processes.py")), *IMPORTED_LATE]
+    )
     with pytest.MonkeyPatch.context() as patch:  # the forkserver knows nothing of pytest's path
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [Path(__file__).parent, PROJECT_DIR])))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [TESTS, ROOT])))
         forkserver.ensure_running()
     started = []
 
@@ -105,25 +154,10 @@ def processes() -> Iterator[Callable[..., BaseProcess]]:
         process.join()
 
 
-@pytest.fixture
-def stillborn(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Let the process that runs a module be dead before it can be told anything."""
-
-    def stillborn(module: str) -> None:
-        class Popen(subprocess.Popen):
-            def __init__(self, args: list[str], **kwargs) -> None:
-                dies = args[1:] == ["-m", module]
-                super().__init__([*args[:1], "-c", "exit('no memory left')"] if dies else args, **kwargs)
-                if dies:
-                    self.wait()
-
-        monkeypatch.setattr(subprocess, "Popen", Popen)
-
-    return stillborn
-
-
 def holds_the_lesson(folder: Path) -> bool:
-    """Tell whether both files are there and are the lesson's, byte for byte."""
+    """Return whether both files are there and are the lesson's, byte for byte."""
+    from support.data.corpus import LESSON_SHA256
+
     return all(
         (folder / name).is_file() and hashlib.sha256((folder / name).read_bytes()).hexdigest() == sha256
         for name, sha256 in LESSON_SHA256.items()
@@ -132,11 +166,10 @@ def holds_the_lesson(folder: Path) -> bool:
 
 @pytest.fixture(scope="session")
 def lesson_dir() -> Path:
-    """Give the folder of the lesson's corpus; the rule where there is none stands at the top."""
+    """Return the folder of the lesson's corpus; the rule where there is none stands at the top."""
     if SAMPLE_ONLY:
         pytest.skip("SAMPLE_CORPUS_ONLY=1 leaves out what needs the lesson's corpus.")
-    folders = [Path(GIVEN_DIR)] if GIVEN_DIR else []
-    for folder in [*folders, PROJECT_DIR.parent / "shared" / "data"]:
+    for folder in [*([Path(GIVEN_DIR)] if GIVEN_DIR else []), ROOT.parent / "shared" / "data"]:
         if holds_the_lesson(folder):
             return folder
     reason = "The lesson's corpus is not here: set LESSON_DATA_DIR to a folder that holds it."
@@ -146,24 +179,34 @@ def lesson_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def lesson_splits(lesson_dir: Path) -> Splits:
-    """Give the lesson's corpus, split with the lesson's seed."""
+def lesson_splits(lesson_dir: Path) -> "Splits":
+    """Return the lesson's corpus, split with the lesson's seed."""
+    from support.data.corpus import load_projects
+    from support.data.splits import split
+
     return split(load_projects(lesson_dir))
 
 
 @pytest.fixture(scope="session")
-def sample_projects():
-    """Give the sample corpus, clean and filtered."""
+def sample_projects() -> "pd.DataFrame":
+    """Return the sample corpus, clean and filtered."""
+    from support.data.corpus import SAMPLE_DIR, load_projects
+
     return load_projects(SAMPLE_DIR)
 
 
 @pytest.fixture(scope="session")
-def sample_splits(sample_projects) -> Splits:
-    """Give the sample corpus, split."""
+def sample_splits(sample_projects: "pd.DataFrame") -> "Splits":
+    """Return the sample corpus, split."""
+    from support.data.splits import split
+
     return split(sample_projects)
 
 
 @pytest.fixture(scope="session")
-def trained(sample_splits: Splits) -> Trained:
-    """Give a small model trained for a few epochs on the sample corpus: for plumbing, not for quality."""
+def trained(sample_splits: "Splits") -> "Trained":
+    """Return a small model trained for 3 epochs on the sample corpus: for plumbing, not for quality."""
+    from support.models.params import Params
+    from support.models.training import train_cnn
+
     return train_cnn(Params(num_epochs=3, **SMALL), sample_splits)
