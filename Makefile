@@ -2,13 +2,18 @@
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run test lab refresh lint bench soak pictures load
+.PHONY: run test test-all lab refresh lint bench soak pictures load
 
 run: .venv/installed
 	@$(BIN)/python tools/notebooks.py run
 
+# Under 8 minutes on two cores.
 test: .venv/installed
-	@$(BIN)/python tools/test.py
+	@$(BIN)/python tools/test.py fast
+
+# All tests, the fast ones first: under 25 minutes on two cores.
+test-all: test .venv/installed-for-system-tests
+	@$(BIN)/python tools/test.py rest
 
 lab: .venv/installed
 	@$(BIN)/jupyter lab notebooks
@@ -25,17 +30,22 @@ bench: .venv/installed
 
 # At length: the dashboard 50 times open and close, 20 kills of it and of trainings; 8 clients log 200 runs each,
 # here and on a server.
-# Then the dashboard's pictures; 50 clients for a minute.
-soak: .venv/installed
-	@DASHBOARD_CYCLES=50 DASHBOARD_KILLS=20 $(BIN)/python -m pytest -q tests/test_dashboard.py -k "cycles or kills"
-	@CLIENT_RUNS=200 TRAINING_KILLS=20 $(BIN)/python -m pytest -q tests/test_survival.py tests/test_team.py \
-		-k "many_processes or random_moment or eight_clients"
+soak: .venv/installed-for-system-tests
+	@DASHBOARD_CYCLES=50 DASHBOARD_KILLS=20 CLIENT_RUNS=200 TRAINING_KILLS=20 $(BIN)/python -m pytest -q tests/system \
+		-k "cycles or kills or many_processes or random_moment or eight_clients"
 
-pictures: .venv/installed
+# The dashboard's pictures.
+pictures: .venv/installed-for-system-tests
 	@PYTHONPATH=.:tests $(BIN)/python tools/screenshots.py
 
+# 50 clients for a minute.
 load: .venv/installed
 	@$(BIN)/python -m benchmarks.dashboard_load
 
-.venv/installed: requirements.txt constraints.txt tests/requirements.txt
-	@tools/install.sh
+.venv/installed: requirements.txt constraints.txt tests/requirements.txt tools/install.sh
+	@tools/install.sh requirements.txt tests/requirements.txt
+	@touch $@
+
+.venv/installed-for-system-tests: .venv/installed tests/requirements-system.txt
+	@tools/install.sh tests/requirements-system.txt
+	@touch $@

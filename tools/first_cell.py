@@ -8,7 +8,9 @@ if "google.colab" in sys.modules and not home.is_dir():
     url = "PROJECT_URL"
     subprocess.run(["git", "clone", "--depth", "1", url, str(home)], check=True)
 places = [Path.cwd(), *Path.cwd().parents, home]
-root = next(place for place in places if (place / "support").is_dir())
+root = next((place for place in places if (place / "support" / "environment.py").is_file()), None)
+if root is None:
+    raise FileNotFoundError("No folder support/ here or above: open this notebook in the project's folder.")
 sys.path.insert(0, str(root))
 
 from support import environment

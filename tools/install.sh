@@ -1,5 +1,6 @@
 #!/bin/sh
-# Make .venv and install the pinned packages. Says in one line what is in the way, if anything is.
+# Make .venv and install the pinned packages of the files named: tools/install.sh requirements.txt ...
+# Says in one line what is in the way, if anything is.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -23,8 +24,10 @@ if [ ! -d .venv ] && [ "$free_mb" -lt "$needed_mb" ]; then
     exit 1
 fi
 
-echo "Installing into .venv with $("$python" --version); the first time takes some minutes ..."
+echo "Installing $* into .venv with $("$python" --version); the first time takes some minutes ..."
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check \
-    -r requirements.txt -r tests/requirements.txt -c constraints.txt
-touch .venv/installed
+for file in "$@"; do
+    shift
+    set -- "$@" -r "$file"
+done
+.venv/bin/python -m pip install --quiet --disable-pip-version-check "$@" -c constraints.txt

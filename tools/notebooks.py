@@ -6,6 +6,7 @@ python tools/notebooks.py refresh   stamp the project's address, execute in a st
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -29,22 +30,26 @@ NOTEBOOKS_DIR = {"metadata": {"path": str(ROOT / "notebooks")}}  # for the kerne
 
 
 def notebook_paths() -> list[Path]:
-    """Give the notebooks in their order."""
+    """Return the notebooks in their order."""
     return sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def project_url() -> str:
-    """Give the project's public address from pyproject.toml, the one place that holds it."""
+    """Return the project's public address from pyproject.toml, the one place that holds it."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     return settings["project"]["urls"]["Repository"]
 
 
 def stamp(notebook: NotebookNode, file_name: str, url: str) -> None:
-    """Put the Colab badge on top, and the cell that finds the project where the first code cell is."""
+    """Put the Colab badge on top, the cell that finds the project first, and the address into all links."""
     repository = url.removeprefix("https://github.com/").rstrip("/")
     name = repository.split("/")[-1]
     lines = notebook.cells[0].source.splitlines()
-    body = lines[1:] if lines[0].startswith("[![Open in Colab]") else ["", *lines]
+    if before := re.match(r"\[!\[Open in Colab\].*/github/([^/]+/[^/]+)/blob/", lines[0]):
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                cell.source = cell.source.replace(f"github.com/{before[1]}/", f"github.com/{repository}/")
+    body = lines[1:] if before else ["", *lines]
     notebook.cells[0].source = "\n".join([BADGE.format(COLAB.format(repository, file_name)), *body])
     first_code = next(cell for cell in notebook.cells if cell.cell_type == "code")
     template = (ROOT / "tools" / "first_cell.py").read_text(encoding="utf-8").rstrip()
@@ -52,7 +57,7 @@ def stamp(notebook: NotebookNode, file_name: str, url: str) -> None:
 
 
 def execute(notebook: NotebookNode) -> None:
-    """Run all cells in a fresh kernel, in the notebooks' folder. Raises CellExecutionError."""
+    """Run all cells in a fresh kernel, in the notebooks' folder. Raise CellExecutionError."""
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
@@ -109,7 +114,7 @@ def run() -> int:
 
 
 def failed_cell(notebook: NotebookNode) -> tuple[int, NotebookNode]:
-    """Give the first cell that ended in an error, and its number from 1 on among all cells."""
+    """Return the first cell that ended in an error, and its number from 1 on among all cells."""
     for number, cell in enumerate(notebook.cells, 1):
         if any(output.output_type == "error" for output in cell.get("outputs", [])):
             return number, cell

@@ -1,78 +1,134 @@
-"""All tests: the units, then every notebook by nbval, in stores of their own.
+"""The tests, in two parts; each shows what it ran, how long it took and what failed.
 
-The notebooks run in order on the reader's corpus, and each alone on the sample corpus. nbval passes on cells
-that did nothing, so each of its runs ends with a look into the store.
+python tools/test.py fast   unit and integration tests, beside the series of notebooks: twice, in one store
+python tools/test.py rest   the system tests, beside each notebook alone on the sample corpus, and the series
+                            backwards in a store that holds runs of a reader's own
+
+nbval passes on cells that did nothing, so each of its stores is looked into afterwards.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLE = ROOT / "support" / "sample"
-AT_ONCE = 2  # processes; a training takes one thread (see support/lookup.py)
-# A file stays in one process, since its tests share stores and trainings.
-UNITS = ["-n", str(AT_ONCE), "--dist", "loadfile", "tests"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SAMPLE = ROOT / "support" / "data" / "sample"
+AT_ONCE = 2  # jobs: one for each core of a small machine
+PYTEST = [sys.executable, "-m", "pytest", "-q"]
 # Never with -n: the cells of a notebook run in order, in one kernel.
-NBVAL = ["-n", "0", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
+NBVAL = [*PYTEST, "-n", "0", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env"]
+NBVAL += ["--nbval-cell-timeout=600"]
+LOOK = "tests/notebooks/left_by_notebooks.py::test_left[{}]"
+# A file stays in one process, since its tests share stores and trainings.
+UNITS = ["-n", "2", "--dist", "loadfile", "tests/unit", "tests/integration", "tests/notebooks"]
+SLOWEST = ["--durations=20", "--durations-min=1"]
 
 
-def pytest(stores: Path, *arguments: str) -> dict:
-    """Give what subprocess needs to run pytest with `stores` as the store."""
-    environment = {**os.environ, "STORES_DIR": str(stores)}
-    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see support/environment.py
-    for name in ("MLFLOW_TRACKING_URI", "NGROK_AUTHTOKEN"):
-        environment.pop(name, None)
-    command = [sys.executable, "-m", "pytest", "-q", *arguments]
-    return {"args": command, "cwd": ROOT, "env": environment}
+@dataclass
+class Job:
+    """One process, which starts when the jobs `after` have ended, whatever became of them."""
+
+    name: str
+    command: list[str]
+    stores: Path
+    after: set[str] = field(default_factory=set)
+    sample: bool = False  # on the sample corpus, whatever the environment says
+
+    def start(self, log: Path) -> subprocess.Popen:
+        """Start the process with a store of its own and nothing of the user's; it writes to `log`."""
+        environment = {**os.environ, "STORES_DIR": str(self.stores)}
+        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see support/environment.py
+        for name in ("MLFLOW_TRACKING_URI", "NGROK_AUTHTOKEN"):
+            environment.pop(name, None)
+        if self.sample:
+            environment["LESSON_DATA_DIR"] = str(SAMPLE)
+        with log.open("w") as output:
+            return subprocess.Popen(self.command, cwd=ROOT, env=environment, stdout=output, stderr=output)
 
 
-def run_notebooks(rounds: dict[str, list[Path]], folder: Path) -> list[str]:
-    """Run each round of notebooks in a store of its own, AT_ONCE at a time; give the names of what failed.
+def fast(folder: Path) -> list[Job]:
+    """Return the jobs of `make test`: a notebook's second run follows its first, beside later first ones."""
+    tests = "unit and integration tests"
+    jobs, stores, first, again = [], folder / "series", set(), {tests}
+    jobs.append(Job(tests, [*PYTEST, *SLOWEST, *UNITS], folder / "tests"))
+    for path in NOTEBOOKS:
+        jobs.append(Job(path.stem, [*NBVAL, str(path)], stores, first))
+        first = {path.stem}
+    for path in NOTEBOOKS:
+        name = f"{path.stem}, again"
+        jobs.append(Job(name, [*NBVAL, str(path)], stores, {path.stem, *again}))
+        again = {name}
+    return [
+        *jobs,
+        Job("what the series left", [*PYTEST, LOOK.format("series")], stores, {job.name for job in jobs}),
+    ]
 
-    A round of one notebook takes the sample corpus. What a round prints is shown when it is done, so that no
-    two are mixed.
+
+def rest(folder: Path) -> list[Job]:
+    """Return the jobs that `make test-all` adds."""
+    jobs = [Job("system tests", [*PYTEST, *SLOWEST, "tests/system"], folder / "tests")]
+    stores, before = folder / "readers", "a reader's own runs"
+    jobs.append(Job(before, [sys.executable, "tests/notebooks/readers_own.py"], stores))
+    for path in reversed(NOTEBOOKS):
+        name = f"{path.stem}, backwards"
+        jobs.append(Job(name, [*NBVAL, str(path)], stores, {before}, sample=True))
+        before = name
+    jobs.append(
+        Job("what was left beside them", [*PYTEST, LOOK.format("readers")], stores, {before}, sample=True)
+    )
+    for path in NOTEBOOKS:
+        command = [*NBVAL, str(path), LOOK.format(path.stem)]
+        jobs.append(Job(f"{path.stem}, alone", command, folder / path.stem, sample=True))
+    return jobs
+
+
+def run(jobs: list[Job], folder: Path) -> list[str]:
+    """Run the jobs, AT_ONCE at a time, and return the names of those that failed.
+
+    What a job prints is shown when it has ended, so that no two are mixed.
     """
-    waiting, running, failed = list(rounds), {}, []
+    waiting, running, ended, failed = list(jobs), {}, set(), []
     try:
         while waiting or running:
-            while waiting and len(running) < AT_ONCE:
-                name = waiting.pop(0)
-                left = f"tests/left_by_notebooks.py::test_left[{name}]"
-                command = pytest(folder / name, *NBVAL, *map(str, rounds[name]), left)
-                if len(rounds[name]) == 1:
-                    command["env"]["LESSON_DATA_DIR"] = str(SAMPLE)
-                with (folder / f"{name}.log").open("w") as log:
-                    running[name] = subprocess.Popen(**command, stdout=log, stderr=log)
-            for name in [name for name, process in running.items() if process.poll() is not None]:
-                print(f"== {name}\n{(folder / f'{name}.log').read_text(errors='replace')}", flush=True)
-                if running.pop(name).returncode:
-                    failed.append(name)
+            ready = [job for job in waiting if job.after <= ended]
+            for job in ready[: AT_ONCE - len(running)]:
+                waiting.remove(job)
+                running[job.name] = (job.start(folder / f"{job.name}.log"), time.monotonic())
+            for name, (process, start) in list(running.items()):
+                if process.poll() is not None:
+                    del running[name]
+                    ended.add(name)
+                    failed += [name] if process.returncode else []
+                    print(f"== {name}: {time.monotonic() - start:.0f} s")
+                    print((folder / f"{name}.log").read_text(errors="replace"), flush=True)
             time.sleep(0.1)
     finally:  # an interrupt: the kernels end when their pytest is gone
-        for process in running.values():
+        for process, _ in running.values():
             process.terminate()
             process.wait()
     return failed
 
 
-def main() -> None:
-    """Run it all."""
-    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    rounds = {"series": notebooks}  # the longest first
-    rounds |= {notebook.stem: [notebook] for notebook in notebooks}
+def main(part: str) -> None:
+    """Run one part; end with status 1 if anything failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        print("== units", flush=True)
-        if subprocess.run(**pytest(Path(folder) / "units", *UNITS), check=False).returncode:
-            sys.exit("\nFailed: units")
-        print("== notebooks, in order and each alone", flush=True)
-        if failed := run_notebooks(rounds, Path(folder)):
-            sys.exit(f"\nFailed: {', '.join(failed)}")
+        failed = run({"fast": fast, "rest": rest}[part](Path(folder)), Path(folder))
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes.")
+    if failed:
+        sys.exit(f"Failed: {', '.join(failed)}")
     print("All tests passed.")
+    if part == "fast":
+        print("`make test-all` adds the system tests (kills, restarts, PostgreSQL, S3, Chromium, Ray, HTTP),")
+        print("each notebook alone, and the series backwards in a store with runs of a reader's own.")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

@@ -23,7 +23,9 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
 from support.data import corpus as data
-from support.data.corpus import DataError, Splits, about, clean, load_projects, split
+from support.data.cleaning import ALL_SCRIPTS, LESSON, clean
+from support.data.corpus import about, load_projects
+from support.data.splits import DataError, Splits, split
 from support.models.encoding import Tokenizer
 
 SENTENCE = "so the sample corpus stands in"
@@ -124,7 +126,7 @@ def lessons_clean(text: str) -> str:
 def test_clean_is_the_lessons_on_every_project(request, monkeypatch, corpus):
     folder = data.SAMPLE_DIR if corpus == "sample_dir" else request.getfixturevalue(corpus)
     ours = load_projects(folder)
-    monkeypatch.setattr(data, "clean", lessons_clean)
+    monkeypatch.setattr(data, "clean", lambda text, cleaning: lessons_clean(text))
     pd.testing.assert_frame_equal(load_projects(folder), ours)
 
 
@@ -282,6 +284,62 @@ def test_an_object_in_place_of_the_list_is_an_error(tmp_path):
         load_projects(folder)
 
 
+# A corpus of one's own, in any language
+
+
+RUSSIAN = "Учебный проект № 3: сеть играет."
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        (RUSSIAN, "учебный проект 3 сеть играет"),
+        ("Über naïve Cafés", "über naïve cafés"),
+        ("機械学習、入門。", "機械学習 入門"),
+        ("हिन्दी पाठ", "हिन्दी पाठ"),  # vowel signs belong to their letters
+        ("the model and ÉCOLE", "model école"),
+        ("_ - ★", ""),
+    ],
+)
+def test_a_corpus_of_ones_own_keeps_the_letters_of_all_scripts(text, wanted):
+    assert clean(text, ALL_SCRIPTS) == wanted
+
+
+@given(st.text())
+def test_a_text_of_any_script_is_clean_after_one_cleaning(text):
+    once = clean(text, ALL_SCRIPTS)
+    assert clean(once, ALL_SCRIPTS) == once
+
+
+def test_the_splits_say_how_their_texts_were_cleaned(sample_splits, tmp_path):
+    projects = [project("ab"[i % 2], title=RUSSIAN) for i in range(40)]
+    splits = split(load_projects(write_corpus(tmp_path, projects), min_tag_count=1))
+    assert splits.cleaning == ALL_SCRIPTS and "сеть" in splits.train.text[0]
+    assert sample_splits.cleaning == LESSON
+
+
+def test_an_entry_without_a_letter_is_refused_by_its_number(tmp_path):
+    folder = write_corpus(tmp_path, [project("a"), project("a", title="…", description="★")])
+    with pytest.raises(DataError, match=r"projects\.json: entry 1 has .* without a letter"):
+        load_projects(folder, min_tag_count=1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[{"title": "\\ud800", "description": "b", "tags": []}]', "is not valid JSON in UTF-8"),
+        ("[" * 100_000, "is not valid JSON in UTF-8"),
+        ("[]", "must hold a list of objects"),
+    ],
+    ids=["half a surrogate pair", "deep", "empty list"],
+)
+def test_json_that_is_no_text_or_too_deep_or_empty_is_refused(tmp_path, content, message):
+    folder = write_corpus(tmp_path, [project("graphs")])
+    (folder / "projects.json").write_text(content)
+    with pytest.raises(DataError, match=message):
+        load_projects(folder)
+
+
 # The split
 
 
@@ -360,7 +418,7 @@ def test_the_splits_know_their_corpus(sample_splits, tmp_path):
 @pytest.mark.parametrize("count", [1, 9])
 def test_too_few_projects_are_an_error(count):
     df = pd.DataFrame({"text": ["a"] * count, "tags": [["x", "y"]] * count})
-    with pytest.raises(DataError, match=f"{count} projects are too few"):
+    with pytest.raises(DataError, match=f"{count} rows are too few"):
         split(df)
 
 
@@ -382,6 +440,98 @@ def test_a_small_corpus_is_split_in_three_or_refused(tags, seed):
         return
     assert all(map(len, (s.train, s.val, s.test)))
     assert sorted([*s.train.text, *s.val.text, *s.test.text]) == sorted(df.text)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("tags", "a,b", r"Row 7, column 'tags': 'a,b' is no list of tags"),
+        ("tags", None, "Row 7, column 'tags': None is no list of tags"),
+        ("tags", [], r"Row 7, column 'tags': \[\] is no list of tags"),
+        ("tags", ["a", 3], r"Row 7, column 'tags': \['a', 3\] is no list of tags"),
+        ("tags", float("nan"), "Row 7, column 'tags': nan is no list of tags"),
+        ("text", None, "Row 7, column 'text': None is no text"),
+        ("text", float("nan"), "Row 7, column 'text': nan is no text"),
+        ("text", " ", "Row 7, column 'text': ' ' is no text"),
+        ("text", 3, "Row 7, column 'text': 3 is no text"),
+    ],
+)
+def test_what_is_no_text_or_no_list_of_tags_is_refused_by_row_and_column(column, value, message):
+    df = pd.DataFrame({"text": ["words"] * 20, "tags": [["a"], ["b"]] * 10}, dtype=object)
+    df.at[7, column] = value
+    with pytest.raises(DataError, match=message):
+        split(df)
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(DataError, match="have no tags"):
+        split(pd.DataFrame({"text": ["a"] * 20}))
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, list])
+def test_tags_may_come_as_a_tuple_or_an_array(kind):
+    df = pd.DataFrame(
+        {"text": [f"text {i}" for i in range(40)], "tags": [kind(["a", "b"][i % 2 :]) for i in range(40)]}
+    )
+    splits = split(df)
+    assert all(isinstance(tags, list) for tags in splits.train.tags)
+    assert set(splits.train.tags.explode()) == {"a", "b"}
+
+
+# Splits of any columns
+
+
+def table(**columns) -> pd.DataFrame:
+    return pd.DataFrame(
+        {"size": [1, 2, 3], "weight": [0.5, 1.5, np.inf], "ripe": [True, False, True]} | columns
+    )
+
+
+def own_splits(part: pd.DataFrame) -> Splits:
+    return Splits(part, part.head(2), part.tail(1), corpus="fruit", seed=0)
+
+
+def test_splits_of_numbers_and_labels_come_back_as_they_were(tmp_path):
+    part = table(name=["apple", "груша", None], pixels=[np.zeros(2), np.ones(2), np.ones(2)], when=(1, 2, 3))
+    before = own_splits(part)
+    before.save(tmp_path / "data.json")
+    after = Splits.load(tmp_path / "data.json")
+    assert after.digest == before.digest and (after.corpus, after.seed) == ("fruit", 0)
+    assert list(after.train.dtypes) == list(part.dtypes)
+    assert after.train.drop(columns="pixels").equals(part.drop(columns="pixels"))
+    assert list(after.train.pixels) == [[0.0, 0.0], [1.0, 1.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        table(size=[1, 2, 4]),
+        table(size=[1.5, 2, 3]),
+        table(ripe=[True, False, False]),
+        table().rename(columns={"size": "length"}),
+        table()[["weight", "size", "ripe"]],
+        table(more=[1, 2, 3]),
+        table().iloc[::-1],
+    ],
+    ids=["a value", "a float", "a boolean", "a name", "an order", "a column", "places"],
+)
+def test_the_digest_changes_with_all_that_a_table_holds(other):
+    assert own_splits(other).digest != own_splits(table()).digest
+
+
+def test_a_value_that_cannot_be_recorded_is_refused_with_its_part(tmp_path):
+    splits = own_splits(table(when=pd.to_datetime(["2024-01-01"] * 3)))
+    for call in (lambda: splits.digest, lambda: splits.save(tmp_path / "data.json")):
+        with pytest.raises(DataError, match="The train split holds values that cannot be recorded"):
+            call()
+    assert not (tmp_path / "data.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"train": 3}', "[" * 100_000, "\x00"])
+def test_a_file_that_holds_no_splits_is_refused_by_name(tmp_path, content):
+    (tmp_path / "data.json").write_text(content)
+    with pytest.raises(DataError, match=r"data\.json does not hold splits"):
+        Splits.load(tmp_path / "data.json")
 
 
 # The download: from a real server on this machine

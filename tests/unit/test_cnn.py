@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from support.models import cnn
 from support.models.cnn import CNN, LOOKUP_VOCAB_SIZE
 from support.models.lookup import conv_max, fold
-from support.models.training import Params, train_cnn
+from support.models.params import Params
+from support.models.training import train_cnn
 
 SIZES = {"vocab_size": 39, "num_classes": 7, "embedding_dim": 16, "num_filters": 12, "hidden_dim": 10}
 ALL_WIDTHS = list(range(1, 11))

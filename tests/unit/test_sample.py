@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from support.data.corpus import SAMPLE_DIR, about, clean, load_projects
+from support.data.cleaning import clean
+from support.data.corpus import SAMPLE_DIR, about, load_projects
 
 # The tags that the lesson's filter leaves of the lesson's corpus.
 LESSON_TAGS = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from conftest import SMALL
+from small import SMALL
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from sqlalchemy import event
@@ -18,7 +18,8 @@ from sqlalchemy.engine import Engine
 
 from support.tracking import training_run as tracking
 from support.tracking.store import PROJECT_DIR, plan_for_many_runs, stores_dir
-from support.models.training import Params, train_cnn
+from support.models.params import Params
+from support.models.training import train_cnn
 
 SMALL_PARAMS = Params(num_epochs=3, **SMALL)
 
