@@ -17,7 +17,7 @@ MOST_LABELS = 12
 BESIDE = [(9, 0), (-9, 0), (0, 9), (0, -9), (8, 8), (-8, 8), (8, -8), (-8, -8), (16, 16), (16, -16)]
 
 
-def _new(width: float = 7, height: float = 3.6) -> tuple[Figure, Axes]:
+def new_figure(width: float = 7, height: float = 3.6) -> tuple[Figure, Axes]:
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     plt.close(figure)  # else a notebook shows it twice
     axes.spines[["top", "right"]].set_visible(False)
@@ -28,7 +28,7 @@ def tag_counts(tags: pd.Series) -> Figure:
     """Show how many projects carry each tag. `tags` holds lists of str."""
     counts = Counter(tag for row in tags for tag in row).most_common()
     names, values = zip(*reversed(counts), strict=True)
-    figure, axes = _new(height=0.19 * len(names) + 0.8)
+    figure, axes = new_figure(height=0.19 * len(names) + 0.8)
     axes.barh(names, values, color=BLUE)
     axes.margins(y=0.01)
     axes.set(title="Projects by tag", xlabel="projects")
@@ -37,7 +37,7 @@ def tag_counts(tags: pd.Series) -> Figure:
 
 def text_lengths(texts: pd.Series) -> Figure:
     """Show how long the clean texts are, in characters."""
-    figure, axes = _new(height=2.8)
+    figure, axes = new_figure(height=2.8)
     axes.hist(texts.str.len(), bins=40, color=BLUE)
     axes.set(title="Length of a text", xlabel="characters", ylabel="projects")
     return figure
@@ -46,7 +46,7 @@ def text_lengths(texts: pd.Series) -> Figure:
 def learning_curves(history: list[dict[str, float]], best_epoch: int) -> Figure:
     """Show the losses by epoch, and the epoch whose weights are kept."""
     epochs = range(1, len(history) + 1)
-    figure, axes = _new()
+    figure, axes = new_figure()
     axes.plot(epochs, [metrics["train_loss"] for metrics in history], color=BLUE, label="training")
     axes.plot(epochs, [metrics["val_loss"] for metrics in history], color=ORANGE, label="validation")
     axes.axvline(best_epoch, color=GREY, linestyle="--", label=f"best epoch ({best_epoch})")
@@ -64,7 +64,7 @@ def precision_recall(targets: np.ndarray, probabilities: np.ndarray, threshold: 
     precision, recall, _ = precision_recall_curve(truth, scores)
     predicted = scores >= threshold
     hits = truth[predicted].sum()
-    figure, axes = _new(width=4.8)
+    figure, axes = new_figure(width=4.8)
     axes.plot(recall, precision, color=BLUE)
     axes.plot(hits / truth.sum(), hits / max(predicted.sum(), 1), "o", color=ORANGE)
     axes.annotate(
@@ -81,7 +81,7 @@ def f1_by_tag(performance: dict) -> Figure:
     """Show the F1 of each tag, best first, from `get_performance`."""
     by_tag = sorted(performance["class"].items(), key=lambda item: item[1]["f1"])
     overall = performance["overall"]["f1"]
-    figure, axes = _new(height=0.19 * len(by_tag) + 0.8)
+    figure, axes = new_figure(height=0.19 * len(by_tag) + 0.8)
     axes.barh([name for name, _ in by_tag], [values["f1"] for _, values in by_tag], color=BLUE)
     axes.axvline(overall, color=ORANGE, linestyle="--")
     axes.margins(y=0.01)
@@ -99,7 +99,7 @@ def f1_against_time(table: pd.DataFrame) -> Figure:
     timed = table.assign(rank=range(1, len(table) + 1)).dropna(subset=["f1", "seconds"])
     timed["seconds"] = timed.seconds.clip(lower=SHORTEST)
     timed["front"] = pareto_front(timed.seconds.to_numpy(), timed.f1.to_numpy())
-    figure, axes = _new(height=4.2)
+    figure, axes = new_figure(height=4.2)
     for model, runs in timed.groupby(timed.model.fillna("unknown model")):
         axes.scatter(runs.seconds, runs.f1, s=36, label=model, zorder=3)
     front = timed[timed.front].sort_values("seconds")
@@ -137,7 +137,7 @@ def f1_by_tag_and_run(by_tag: dict[str, dict[str, float]]) -> Figure:
     table = pd.DataFrame(by_tag, dtype=float)
     table = table.sort_values(list(table.columns), na_position="first")
     rows = np.arange(len(table))
-    figure, axes = _new(height=0.21 * len(table) + 1.2)
+    figure, axes = new_figure(height=0.21 * len(table) + 1.2)
     axes.hlines(rows, table.min(axis=1), table.max(axis=1), color=GREY, linewidth=1, alpha=0.6, zorder=1)
     for number, (run, values) in reversed(list(enumerate(table.items()))):
         label = run if values.notna().any() else f"{run} (keeps no F1 by tag)"

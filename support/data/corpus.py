@@ -1,33 +1,27 @@
-"""The corpus: fetch it, clean it, filter it as the lesson does, and split it.
+"""The corpus: fetch it, clean it, and filter it as the lesson does.
 
-The default is the corpus of Made With ML's lesson "Experiment Tracking". Without a network it is
-the sample corpus that ships beside this file. Your own data works too: name a folder with the same two
-files. `projects.json` is a list of {"title", "description", "tags"}; `tags.json` is a list of {"tag"}, each
-with or without "aliases", a list of other names.
+The default is the corpus of Made With ML's lesson "Experiment Tracking". Without a network it is the sample
+corpus that ships beside this file. Your own data works too: name a folder with the same two files.
+`projects.json` is a list of {"title", "description", "tags"}; `tags.json` is a list of {"tag"}, each with or
+without "aliases", a list of other names.
 
     df = load_projects()          # columns: text (clean), tags (list of str)
-    splits = split(df, seed=1234)  # .train .val .test
 """
 
 import hashlib
 import json
 import os
-import re
 import threading
 from collections import Counter
-from dataclasses import dataclass
-from dataclasses import field as dataclass_field
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pooch
 import requests
-from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
-from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from sklearn.preprocessing import MultiLabelBinarizer
 
-from support.tracking.store import stores_dir
+from support.config import stores_dir
+from support.data.cleaning import ALL_SCRIPTS, LESSON, clean
+from support.data.splits import DataError
 
 LESSON_URL = (
     "https://raw.githubusercontent.com/GokuMohandas/Made-With-ML/"
@@ -41,96 +35,57 @@ SAMPLE_DIR = Path(__file__).parent / "sample"
 # The lesson leaves these out: they fit nearly every project, so they tell nothing.
 TOO_BROAD = {"machine-learning", "deep-learning", "data-science", "neural-networks"}
 TOO_BROAD |= {"python", "r", "visualization"}
+ELSEWHERE = {"lesson": LESSON_URL, "sample": "support/data/sample"}
 OFFLINE_AFTER = 12  # seconds until a silent network counts as none
 
 
-class DataError(ValueError):
-    """The corpus is missing or broken. The message names the file and what to do."""
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Three DataFrames with `text` and `tags`, where they come from, and the other names of tags."""
-
-    train: pd.DataFrame
-    val: pd.DataFrame
-    test: pd.DataFrame
-    corpus: str
-    seed: int
-    source: str = ""
-    source_digest: str = ""
-    aliases: dict[str, list[str]] = dataclass_field(default_factory=dict)
-
-    @property
-    def digest(self) -> str:
-        """Sixteen hex digits that change when any text, tag or its place in the splits changes."""
-        parts = [part.to_json(orient="values") for part in (self.train, self.val, self.test)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-    def save(self, path: Path) -> None:
-        """Write all of it to `path` as JSON."""
-        facts = {
-            name: getattr(self, name) for name in ("corpus", "seed", "source", "source_digest", "aliases")
-        }
-        for name in ("train", "val", "test"):
-            facts[name] = getattr(self, name)[["text", "tags"]].to_dict("records")
-        path.write_text(json.dumps(facts, indent=0) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> "Splits":
-        """Read what `save` wrote. Raises DataError where the file holds something else."""
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            for name in ("train", "val", "test"):
-                rows = [(str(row["text"]), list(map(str, row["tags"]))) for row in facts[name]]
-                facts[name] = pd.DataFrame(rows, columns=["text", "tags"])
-            aliases = dict(facts.get("aliases", {}))  # earlier files have none
-            facts["aliases"] = {tag: list(map(str, names)) for tag, names in aliases.items()}
-            return cls(**facts)
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
-            raise DataError(f"{path} does not hold splits: {error!r}.") from error
-
-
 def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 30) -> pd.DataFrame:
-    """Give one row a project: `text` (clean) and `tags` (list of str), filtered as the lesson does.
+    """Return one row a project: `text` (clean) and `tags` (list of str), filtered as the lesson does.
 
-    `source` is a folder that holds projects.json and tags.json. Without it the environment's
-    LESSON_DATA_DIR is used, else the lesson's corpus, fetched once into `stores/data`, else (no
-    network) the sample corpus. `df.attrs["corpus"]` says which: "lesson", "sample", or the folder's
-    name. Raises DataError when a file is missing or broken, or when the filter leaves nothing.
+    `source` is a folder that holds projects.json and tags.json. Without it the environment's LESSON_DATA_DIR
+    is used, else the lesson's corpus, fetched once into `stores/data`, else (no network) the sample corpus.
+    `df.attrs` says where the rows come from: "corpus" is "lesson", "sample", or the folder's name.
+    Raise DataError when a file is missing or broken, or when the filter leaves nothing.
     """
     source = source or os.environ.get("LESSON_DATA_DIR")
     folder = Path(source).expanduser() if source else _lesson_dir()
+    corpus = _corpus_name(folder)
+    cleaning = LESSON if corpus in ELSEWHERE else ALL_SCRIPTS
     aliases = _aliases(folder / "tags.json")
     tags_in_use = aliases.keys() - TOO_BROAD
     projects = _read(folder / "projects.json", title=str, description=str, tags=list)
 
     df = pd.DataFrame(
         {
-            "text": [clean(f"{project['title']} {project['description']}") for project in projects],
+            "text": [clean(f"{p['title']} {p['description']}", cleaning) for p in projects],
             "tags": [[tag for tag in dict.fromkeys(p["tags"]) if tag in tags_in_use] for p in projects],
         }
     )
     counts = Counter(tag for tags in df.tags for tag in tags)
     df["tags"] = [[tag for tag in tags if counts[tag] >= min_tag_count] for tags in df.tags]
-    df = df[df.tags.str.len() > 0].reset_index(drop=True)
+    df = df[df.tags.str.len() > 0]
     if df.empty:
         raise DataError(
             f"{folder / 'projects.json'}: no project is left, since no tag of tags.json is on at least "
             f"{min_tag_count} projects. Lower min_tag_count or bring more data."
         )
-    corpus = _corpus_name(folder)
-    elsewhere = {"lesson": LESSON_URL, "sample": "support/sample"}
+    if blank := list(df.index[df.text == ""]):
+        raise DataError(
+            f"{folder / 'projects.json'}: entry {blank[0]} has a title and a description without a letter or "
+            "digit. Correct the entry, or remove it."
+        )
     files = b"".join((folder / name).read_bytes() for name in LESSON_SHA256)
+    df = df.reset_index(drop=True)
     df.attrs["corpus"] = corpus
+    df.attrs["cleaning"] = cleaning
     df.attrs["aliases"] = {tag: aliases[tag] for tag in sorted(set(df.tags.explode()))}
-    df.attrs["source"] = elsewhere.get(corpus, str(folder.resolve()))
+    df.attrs["source"] = ELSEWHERE.get(corpus, folder.resolve().name)
     df.attrs["source_digest"] = hashlib.sha256(files).hexdigest()[:16]
     return df
 
 
 def about(df: pd.DataFrame) -> str:
-    """Say in a sentence which corpus this is and how large."""
+    """Return a sentence that says which corpus this is and how large."""
     names = {
         "lesson": "The lesson's corpus",
         "sample": "The sample corpus that ships with this project (the lesson's could not be fetched)",
@@ -139,44 +94,8 @@ def about(df: pd.DataFrame) -> str:
     return f"{corpus}: {len(df):,} projects with {len(set(df.tags.explode()))} tags."
 
 
-def clean(text: str) -> str:
-    """Lower case, no English stop words, only a-z and 0-9, single spaces (the lesson's cleaning).
-
-    Stop words go last, so that a clean text stays as it is; the lesson's corpus comes out the same.
-    """
-    words = re.findall("[a-z0-9]+", text.lower())
-    return " ".join(word for word in words if word not in ENGLISH_STOP_WORDS)
-
-
-def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
-    """Split 70/15/15, stratified over the tags. The same data and seed give the same split.
-
-    Source: Sechidis et al. (2011), "On the stratification of multi-label data".
-    """
-    if len(set(df.tags.explode())) < 2:
-        raise DataError("Fewer than two tags leave nothing to learn: lower min_tag_count or bring more data.")
-    too_few = f"{len(df)} projects are too few to split in three: bring more data."
-    if len(df) < 10:
-        raise DataError(too_few)
-    labels = MultiLabelBinarizer().fit_transform(df.tags)
-    rows = np.arange(len(df))
-    train, rest = _stratify(rows, labels, 0.3, seed)
-    val, test = _stratify(rest, labels[rest], 0.5, seed)
-    parts = [df.iloc[sorted(part)].reset_index(drop=True) for part in (train, val, test)]
-    if not all(map(len, parts)):
-        raise DataError(too_few)
-    facts = {name: df.attrs[name] for name in ("source", "source_digest", "aliases") if name in df.attrs}
-    return Splits(*parts, corpus=df.attrs.get("corpus", "unnamed"), seed=seed, **facts)
-
-
-def _stratify(rows: np.ndarray, labels: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
-    first, second = next(splitter.split(rows, labels))
-    return rows[first], rows[second]
-
-
 def _lesson_dir() -> Path:
-    """Give the folder of the lesson's files, fetched if need be, or the sample's without a network."""
+    """Return the folder of the lesson's files, fetched if need be, or the sample's without a network."""
     folder = stores_dir() / "data"
     wanted = {name: sha256 for name, sha256 in LESSON_SHA256.items() if _sha256(folder / name) != sha256}
     if wanted and (reason := _unreachable(LESSON_URL + "tags.json")):
@@ -207,7 +126,7 @@ def _lesson_dir() -> Path:
 
 
 def _unreachable(url: str) -> str | None:
-    """Say why `url` cannot be fetched, or None. Answers within OFFLINE_AFTER seconds."""
+    """Return why `url` cannot be fetched, or None, within OFFLINE_AFTER seconds."""
     answer = []
 
     def ask() -> None:
@@ -226,22 +145,22 @@ def _unreachable(url: str) -> str | None:
 
 
 def _read(path: Path, **fields: type) -> list[dict]:
-    """Read a JSON list of objects that all have `fields` of the given types; a list is one of str."""
+    """Return a JSON list of objects that all have `fields` of the given types; a list is one of str."""
     try:
-        entries = json.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # with or without the mark some editors add
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
+        json.dumps(entries, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path} is missing. The folder must hold projects.json and tags.json; "
             f"correct LESSON_DATA_DIR (or the argument), or leave it out to use the lesson's corpus."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(
             f"{path} is not valid JSON in UTF-8 ({error}). Fetch or write the file again."
         ) from error
-    if not isinstance(entries, list):
-        raise DataError(f"{path} must hold a list of objects. It holds a {type(entries).__name__}.")
+    if not isinstance(entries, list) or not entries:
+        kind = "nothing" if entries == [] else f"a {type(entries).__name__}"
+        raise DataError(f"{path} must hold a list of objects. It holds {kind}.")
     for number, entry in enumerate(entries):
         for field, kind in fields.items():
             value = entry.get(field) if isinstance(entry, dict) else None
@@ -255,7 +174,7 @@ def _read(path: Path, **fields: type) -> list[dict]:
 
 
 def _aliases(path: Path) -> dict[str, list[str]]:
-    """Read the tags: each with its other names."""
+    """Return the tags, each with its other names."""
     aliases = {}
     for number, entry in enumerate(_read(path, tag=str)):
         names = entry.get("aliases", [])

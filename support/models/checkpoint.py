@@ -41,7 +41,7 @@ class Checkpoint:
         half.replace(self.path)
 
     def load(self) -> dict | None:
-        """Give the state, its tensors on the CPU, or None where none was saved. Raises CheckpointError."""
+        """Return the state, its tensors on the CPU, or None where none was saved. Raise CheckpointError."""
         if not self.path.exists():
             return None
         content = self.path.read_bytes()
@@ -49,7 +49,7 @@ class Checkpoint:
             raise CheckpointError(f"{self.path} is damaged. Delete it to start from the first epoch again.")
         try:
             return torch.load(io.BytesIO(content[DIGEST_SIZE:]), map_location="cpu", weights_only=True)
-        except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        except (RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{self.path} holds no state of a training: {error}") from error
 
     def remove(self) -> None:

@@ -1,6 +1,6 @@
 """The lesson's multi-label CNN: embedding, convolutions of several widths, max over time, two layers.
 
-For a character vocabulary on the CPU the convolutions are table look-ups (support/lookup.py): same
+For a character vocabulary on the CPU the convolutions are table look-ups (support/models/lookup.py): same
 results, many times faster. The model decides by itself.
 
     model = CNN(vocab_size=39, num_classes=35)
@@ -65,7 +65,7 @@ class CNN(nn.Module):
         return table.device.type == "cpu" and len(table) <= LOOKUP_VOCAB_SIZE
 
     def tuned(self) -> AbstractContextManager:
-        """Give the context in which the model trains and tags fastest."""
+        """Return the context in which the model trains and tags fastest."""
         return short_steps() if self.uses_lookup else nullcontext()
 
     def _lookup(self, tokens: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class CNN(nn.Module):
         return conv_max(tokens, self._table(), self.filter_sizes) + bias
 
     def _table(self) -> Tensor:
-        """Give the look-up table. While no weight asks for a gradient, it is made once and kept."""
+        """Return the look-up table. While no weight asks for a gradient, it is made once and kept."""
         convs = [conv.weight for conv in self.conv]
         weights = [self.embeddings.weight, *convs]
         if any(weight.requires_grad or weight.is_inference() for weight in weights):

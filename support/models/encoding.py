@@ -16,6 +16,7 @@ import torch
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch import Tensor
 
+from support.data.splits import PARTS, Splits, checked
 from support.models.files import need, read_json
 
 PAD, UNKNOWN = "<PAD>", "<UNK>"
@@ -39,7 +40,7 @@ class Tokenizer:
         return len(self.token_to_index)
 
     def encode(self, texts: Iterable[str]) -> Tensor:
-        """Give int64 (N, length of the longest), padded at the end with 0."""
+        """Return int64 (N, length of the longest), padded at the end with 0."""
         number, unknown = self.token_to_index.get, self.token_to_index[UNKNOWN]
         rows = [[number(t, unknown) for t in (text if self.char_level else text.split())] for text in texts]
         tokens = np.zeros((len(rows), max(map(len, rows), default=0)), dtype=np.int64)
@@ -48,7 +49,7 @@ class Tokenizer:
         return torch.from_numpy(tokens)
 
     def decode(self, tokens: Tensor) -> list[str]:
-        """Give the texts back; unknown tokens read <UNK>."""
+        """Return the texts back; unknown tokens read <UNK>."""
         names = {index: token for token, index in self.token_to_index.items()}
         joint = "" if self.char_level else " "
         return [joint.join(names[index] for index in row if index) for row in tokens.tolist()]
@@ -59,7 +60,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """Read what `save` wrote. Raises ArtifactError where the file holds something else."""
+        """Return what `save` wrote. Raise ArtifactError where the file holds something else."""
         return read_json(path, cls._checked)
 
     @classmethod
@@ -82,11 +83,16 @@ class LabelEncoder:
         """Take the tags that occur, in sorted order."""
         return cls(sorted({tag for row in tags for tag in row}))
 
+    @classmethod
+    def of(cls, splits: Splits) -> "LabelEncoder":
+        """Take the tags of all three parts. Raise DataError where they are not texts with tags."""
+        return cls.fit(tags for name in PARTS for tags in checked(getattr(splits, name)).tags)
+
     def __len__(self) -> int:
         return len(self.classes)
 
     def encode(self, tags: Iterable[Sequence[str]]) -> np.ndarray:
-        """Give float32 (N, classes). Raises ValueError for a tag that was not there to fit."""
+        """Return float32 (N, classes). Raise ValueError for a tag that was not there to fit."""
         tags = list(tags)
         unknown = sorted({tag for row in tags for tag in row} - set(self.classes))
         if unknown:
@@ -106,12 +112,12 @@ class LabelEncoder:
 
     @classmethod
     def load(cls, path: Path) -> "LabelEncoder":
-        """Read what `save` wrote. Raises ArtifactError where the file holds something else."""
+        """Return what `save` wrote. Raise ArtifactError where the file holds something else."""
         return read_json(path, lambda values: cls(list(_numbered(values["class_to_index"]))))
 
 
 def _numbered(index: object) -> dict[str, int]:
-    """Give a mapping of names to 0, 1, 2 and so on, in that order. Raises ValueError for anything else."""
+    """Return a mapping of names to 0, 1, 2 and so on, in that order. Raise ValueError for anything else."""
     need(isinstance(index, dict) and len(index) > 0, "it must map names to numbers")
     numbers = [number for number in index.values() if type(number) is int]
     need(sorted(numbers) == list(range(len(index))), "the numbers must be 0, 1, 2 and so on")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def best_threshold(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """Give the probability from which on a tag counts, so that the weighted F1 is highest.
+    """Return the probability from which on a tag counts, so that the weighted F1 is highest.
 
     Both arrays are (N, classes). Take them from the validation split: the training split flatters the
     model, and the test split is for the end.
@@ -30,7 +30,7 @@ def best_threshold(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def get_performance(targets: np.ndarray, predictions: np.ndarray, classes: list[str]) -> dict:
-    """Give precision, recall and F1: `overall` (weighted by a tag's frequency) and for each `class`.
+    """Return precision, recall and F1: `overall` (weighted by a tag's frequency) and for each `class`.
 
     Both arrays hold zeros and ones, (N, classes). A tag that is never predicted counts as 0.
     """
@@ -48,7 +48,7 @@ def get_performance(targets: np.ndarray, predictions: np.ndarray, classes: list[
 
 
 def measure(tagger: "TextTagger", part: pd.DataFrame) -> dict:
-    """Give `get_performance` of a tagger on one of the splits."""
+    """Return `get_performance` of a tagger on one of the splits."""
     targets, predictions = (
         tagger.label_encoder.encode(tags) for tags in (part.tags, tagger.predict(part.text))
     )
@@ -56,7 +56,7 @@ def measure(tagger: "TextTagger", part: pd.DataFrame) -> dict:
 
 
 def latency_ms(tagger: "TextTagger", texts: list[str]) -> float:
-    """Give the milliseconds that tagging one text takes: the median over `texts`, after one to warm up."""
+    """Return the milliseconds that tagging one text takes: the median over `texts`, after one to warm up."""
     tagger.predict(texts[:1])
     seconds = []
     for text in texts:

@@ -8,53 +8,49 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from support.data.corpus import Splits
+from support.data.cleaning import LESSON
+from support.data.splits import Splits
+from support.models.checkpoint import Checkpoint
 from support.models.encoding import LabelEncoder
 from support.models.evaluation import best_threshold, get_performance, measure
-from support.models.params import BOOL, COUNT, POSITIVE, SEED, Checked, is_int, named
-from support.models.files import need, read_json, read_weights
-from support.models.tagger import TextTagger
-from support.models.trained import Trained
-from support.models.training import class_weights
+from support.models.params import PLAIN, Count, Flag, Positive, Seed, checked
+from support.models.files import need, read_json
+from support.models.tagger import TextTagger, Trained
+from support.models.training import OnEpoch, class_weights
+from support.models.weights import read_weights
 
 FOLDS = 5
 
 
-@dataclass(frozen=True)
-class LinearParams(Checked):
-    """The arguments of the linear model's training. Raises ValueError for a bad value.
+@checked
+class LinearParams:
+    """The arguments of the linear model's training. Raise ValueError for a bad value.
 
     With `use_val` it learns from the validation split too: once nothing is left to choose on that.
     """
 
-    word_ngrams: int = 2  # words and up to so many in a row
-    char_ngrams: int = 4  # 2 up to so many letters in a row, within a word
-    C: float = 3.0  # the higher, the closer to the examples
-    naive_bayes: bool = True  # whether telling features count more: see count_ratios
-    use_val: bool = False
-    seed: int = 1234
-    model: str = "linear"  # the kind, which no param changes
+    word_ngrams: Count = 2  # words and up to so many in a row
+    char_ngrams: Annotated[int, PLAIN, Field(gt=1, lt=100, description="a whole number from 2 to 99")] = 4  # 2 up to so many letters in a row, within a word
+    C: Positive = 3.0  # the higher, the closer to the examples
+    naive_bayes: Flag = True  # whether telling features count more: see count_ratios
+    use_val: Flag = False
+    seed: Seed = 1234
+    model: Annotated[Literal["linear"], Field(description="'linear'")] = "linear"
 
-    CHECKS = {  # noqa: RUF012 - annotated in Checked
-        "word_ngrams": COUNT,
-        "char_ngrams": ("a whole number from 2", lambda value: is_int(value) and value > 1),
-        "C": POSITIVE,
-        "naive_bayes": BOOL,
-        "use_val": BOOL,
-        "seed": SEED,
-        "model": named("linear"),
-    }
+    trained_by: ClassVar[str] = "support.models.linear:train_linear"
+    loaded_by: ClassVar[str] = "support.models.linear:LinearTagger"
 
 
 class Features:
@@ -79,12 +75,12 @@ class Features:
         return self
 
     def transform(self, texts: list[str]) -> csr_matrix:
-        """Give float32 (N, num_features)."""
+        """Return float32 (N, num_features)."""
         return hstack([block.transform(texts) for block in self.blocks.values()], format="csr")
 
     @property
     def vocabularies(self) -> dict[str, list[str]]:
-        """Give what stands for each column, block by block."""
+        """Return what stands for each column, block by block."""
         return {name: list(block.get_feature_names_out()) for name, block in self.blocks.items()}
 
 
@@ -97,12 +93,13 @@ class LinearTagger(TextTagger):
     bias: np.ndarray
     label_encoder: LabelEncoder
     threshold: float
+    cleaning: str = LESSON
 
     PARAMS = LinearParams
     FILES: ClassVar = ["vocabulary.json", "model.pt"]
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
-        """Give float32 (N, num_classes) for clean texts."""
+        """Return float32 (N, num_classes) for clean texts."""
         return _probabilities(self.features.transform(texts), self.weight, self.bias)
 
     def save(self, folder: Path) -> None:
@@ -115,10 +112,8 @@ class LinearTagger(TextTagger):
         torch.save(weights, folder / "model.pt")
 
     @classmethod
-    def rebuild(
-        cls, folder: Path, params: LinearParams, label_encoder: LabelEncoder, threshold: float
-    ) -> Self:
-        """Make it from the vocabulary and the weights."""
+    def rebuild(cls, folder: Path, params: LinearParams, label_encoder: LabelEncoder) -> dict[str, Any]:
+        """Return the features, weight and bias, from the vocabulary and the weights."""
         vocabularies = read_json(folder / "vocabulary.json", _vocabularies)
         sizes = {f"idf.{name}": (len(vocabulary),) for name, vocabulary in vocabularies.items()}
         columns = sum(size for (size,) in sizes.values())
@@ -128,11 +123,11 @@ class LinearTagger(TextTagger):
         features = Features(params, vocabularies)
         for name, block in features.blocks.items():
             block.idf_ = arrays[f"idf.{name}"]
-        return cls(features, arrays["weight"], arrays["bias"], label_encoder, threshold)
+        return {"features": features, "weight": arrays["weight"], "bias": arrays["bias"]}
 
 
 def _vocabularies(values: dict) -> dict[str, list[str]]:
-    """Give what Features.vocabularies gave. Raises ValueError for anything else."""
+    """Return what Features.vocabularies gave. Raise ValueError for anything else."""
     need(values.keys() == set(Features.NAMES), f"it must have {' and '.join(Features.NAMES)}")
     for vocabulary in values.values():
         strings = isinstance(vocabulary, list) and all(isinstance(term, str) for term in vocabulary)
@@ -140,7 +135,12 @@ def _vocabularies(values: dict) -> dict[str, list[str]]:
     return {name: values[name] for name in Features.NAMES}
 
 
-def train_linear(params: LinearParams, splits: Splits) -> Trained:
+def train_linear(
+    params: LinearParams,
+    splits: Splits,
+    on_epoch: OnEpoch | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Trained:
     """Train on `splits` and measure on the test split. The same params and data give the same result.
 
     The threshold comes from cross-validation within the texts that it learns from: each is tagged by a model
@@ -148,7 +148,7 @@ def train_linear(params: LinearParams, splits: Splits) -> Trained:
     learn from. `val_f1` is measured on it, or, with `use_val`, in that cross-validation.
     """
     started = time.monotonic()
-    label_encoder = LabelEncoder.fit([*splits.train.tags, *splits.val.tags, *splits.test.tags])
+    label_encoder = LabelEncoder.of(splits)
     known = pd.concat([splits.train, splits.val]) if params.use_val else splits.train
     class_weights(known.tags, label_encoder.classes)  # says which tag has no example
     targets = label_encoder.encode(known.tags)
@@ -159,7 +159,7 @@ def train_linear(params: LinearParams, splits: Splits) -> Trained:
     for fit, rest in folds.split(targets, targets):
         unseen[rest] = _probabilities(columns[rest], *_fit(params, columns[fit], targets[fit]))
     threshold = best_threshold(targets, unseen)
-    tagger = LinearTagger(features, *_fit(params, columns, targets), label_encoder, threshold)
+    tagger = LinearTagger(features, *_fit(params, columns, targets), label_encoder, threshold, splits.cleaning)
     seconds = time.monotonic() - started
     cross_validated = get_performance(targets, unseen >= threshold, label_encoder.classes)
     val = cross_validated if params.use_val else measure(tagger, splits.val)
@@ -190,7 +190,7 @@ def _fit(params: LinearParams, columns: csr_matrix, targets: np.ndarray) -> tupl
 
 
 def count_ratios(columns: csr_matrix, target: np.ndarray) -> np.ndarray:
-    """Say how much each feature tells about a tag: 1 plus the size of naive Bayes' log-count ratio.
+    """Return how much each feature tells about a tag: 1 plus the size of naive Bayes' log-count ratio.
 
     Scaled to a mean square of 1: (num_features). A feature whose column is multiplied by more costs a
     logistic regression less to use. Source: Wang and Manning (2012), "Baselines and Bigrams: Simple, Good

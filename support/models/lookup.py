@@ -13,7 +13,7 @@ Two more facts make the rest cheap. Only the window that wins the maximum gets a
 pass adds to the winners' rows and touches nothing else. And the sums of a few texts fit in the
 processor's cache, so they are pooled there, a piece of the batch at a time, and never stored.
 
-The result equals nn.Embedding + nn.Conv1d + max to rounding: tests/test_cnn.py compares them.
+The result equals nn.Embedding + nn.Conv1d + max to rounding: tests/unit/test_cnn.py compares them.
 What it does not do: an activation before the maximum. The lesson's model has none.
 """
 
@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 PAD = 0
 WINDOWS_A_PIECE = 600
+MOST_WINDOWS = 20_000  # of one text at a time: each takes num_filters sums a width
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def lengths(tokens: Tensor) -> Tensor:
 
 
 def pad(tokens: Tensor, longest: int, widest: int) -> Tensor:
-    """Give tokens (N, longest + (widest - 1) // 2 + widest): what windows centred on each token see.
+    """Return tokens (N, longest + (widest - 1) // 2 + widest): what windows centred on each token see.
 
     In front stands the padding of the lesson's "same" convolution. Behind, there is room for one window
     of padding alone: all that lie further behind equal it, so more padding changes nothing.
@@ -119,17 +120,21 @@ class LookupMax(torch.autograd.Function):
         while start < len(tokens):
             windows = longest[start] + (widest - 1) // 2 + 1
             stop = start + max(1, WINDOWS_A_PIECE // windows)
-            piece = padded[start:stop]
-            seen = (piece[:, : windows + widest - 1] * table.shape[1]).unfold(1, widest, 1)
-            rows = seen.index_select(2, reads).add_(torch.arange(table.shape[1], dtype=torch.int32))
-            bags = torch.arange(0, rows.numel(), table.shape[1]).unsqueeze(1) + first_column
-            sums = F.embedding_bag(rows.flatten(), table.flatten(0, 1), bags.flatten().int(), mode="sum")
-            # As a channels-last picture of height 1, the pooling that also tells the winners'
-            # positions takes all filters at once: six times faster than sums.max(1).
-            picture = sums.view(len(piece), windows, -1).transpose(1, 2).unsqueeze(2)
-            values, positions = F.max_pool2d(picture, (1, windows), return_indices=True)
-            best[start:stop] = values.flatten(1)
-            winners[start:stop] = positions.view(len(piece), len(widths), num_filters)
+            for first in range(0, windows, MOST_WINDOWS):
+                some = min(windows - first, MOST_WINDOWS)
+                piece = padded[start:stop, first : first + some + widest - 1]
+                seen = (piece * table.shape[1]).unfold(1, widest, 1)
+                rows = seen.index_select(2, reads).add_(torch.arange(table.shape[1], dtype=torch.int32))
+                bags = torch.arange(0, rows.numel(), table.shape[1]).unsqueeze(1) + first_column
+                sums = F.embedding_bag(rows.flatten(), table.flatten(0, 1), bags.flatten().int(), mode="sum")
+                # As a channels-last picture of height 1, the pooling that also tells the winners'
+                # positions takes all filters at once: six times faster than sums.max(1).
+                picture = sums.view(len(piece), some, -1).transpose(1, 2).unsqueeze(2)
+                values, positions = (part.flatten(1) for part in F.max_pool2d(picture, (1, some), return_indices=True))
+                higher = values > best[start:stop] if first else torch.ones_like(values, dtype=torch.bool)
+                best[start:stop] = values.where(higher, best[start:stop])
+                won = winners[start:stop].view(len(piece), -1)
+                won[:] = (positions + first).where(higher, won)
             start = stop
         ctx.save_for_backward(padded, winners, reads, width_of)
         ctx.table_shape = table.shape

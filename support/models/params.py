@@ -1,101 +1,116 @@
-"""The arguments of a training, checked: what the params of all models have in common, and the CNN's.
+"""The arguments of a training, checked by pydantic: what all have in common, and the CNN's.
 
 params = Params(lr=1e-3)
-Params.from_dict(asdict(params)) == params
+Params(**json.loads(text))         # as params.json holds them
+resolve(params.trained_by)         # the function that trains by them
 """
 
-import math
+import importlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from typing import ClassVar, Self
+from dataclasses import field
+from functools import wraps
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 import numpy as np
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
-Check = tuple[str, Callable[[object], bool]]
+T = TypeVar("T", bound=type)
 
 
-class Checked:
-    """A frozen dataclass of params. `CHECKS` says of each field what it must be, and tells whether it is."""
+@dataclass_transform(frozen_default=True)
+def checked(cls: T) -> T:
+    """Make a class a frozen pydantic dataclass that says in one sentence what is wrong with a value.
 
-    CHECKS: ClassVar[dict[str, Check]]
+    Each field's description says what the value must be. Creating one raises ValueError with the sentence.
+    """
+    made = dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))(cls)
+    initialise, known = made.__init__, made.__pydantic_fields__
 
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            object.__setattr__(self, f.name, _plain(getattr(self, f.name)))
-        for name, value in asdict(self).items():
-            wanted, holds = self.CHECKS[name]
-            if not holds(value):
-                raise ValueError(f"{name} must be {wanted}, and {value!r} is not.")
+    @wraps(initialise)
+    def __init__(self, *args, **kwargs) -> None:
+        try:
+            initialise(self, *args, **kwargs)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = first["loc"][0] if first["loc"] else None
+            if name in known:
+                wanted = known[name].description or first["msg"]
+                raise ValueError(f"{name} must be {wanted}, and {kwargs.get(name, first['input'])!r} is not.") from None
+            unknown = sorted(kwargs.keys() - known.keys())
+            raise ValueError(f"Unknown params: {', '.join(unknown)}. Known are: {', '.join(known)}.") from None
 
-    @classmethod
-    def from_dict(cls, values: dict) -> Self:
-        """Make params from a mapping, such as params.json holds. Raises ValueError for an unknown name."""
-        known = [f.name for f in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"Unknown params: {', '.join(unknown)}. Known are: {', '.join(known)}.")
-        return cls(**values)
+    made.__init__ = __init__
+    return made
+
+
+def resolve(name: str) -> Any:
+    """Return what "module:name" stands for. Raise ValueError where it cannot be imported."""
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{name!r} cannot be imported ({error}). Run this where the module is: in its folder, or with that "
+            "folder on PYTHONPATH."
+        ) from error
+
+
+def name_of(function: Callable) -> str:
+    """Return "module:name" of a function that others can import. Raise ValueError where they cannot."""
+    name = f"{function.__module__}:{function.__qualname__}"
+    if function.__module__ == "__main__" or "<" in name:
+        raise ValueError(
+            f"{function.__qualname__} is known in this notebook alone, so nobody could repeat the run. Write it "
+            "into a file beside the notebook, such as my_model.py, and import it."
+        )
+    return name
 
 
 def _plain(value: object) -> object:
-    """Give what JSON can hold: NumPy's numbers as Python's, a tuple or an array as a list."""
+    """Return what JSON can hold: NumPy's numbers as Python's, a tuple or an array as a list."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     return [_plain(v) for v in value] if isinstance(value, list | tuple | range) else value
 
 
-def is_int(value: object) -> bool:
-    """Tell whether it is an int, and no bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def _different(widths: list[int]) -> list[int]:
+    if len(set(widths)) < len(widths):
+        raise ValueError("a width stands there twice")
+    return widths
 
 
-def is_number(value: object) -> bool:
-    """Tell whether it is a float or an int, and no bool."""
-    return isinstance(value, float) or is_int(value)
+PLAIN = BeforeValidator(_plain)
+Count = Annotated[int, PLAIN, Field(gt=0, lt=2**31, description="a whole number from 1")]
+Positive = Annotated[float, PLAIN, Field(gt=0, allow_inf_nan=False, description="a number above 0")]
+Flag = Annotated[bool, PLAIN, Field(description="True or False")]
+Seed = Annotated[int, PLAIN, Field(ge=0, lt=2**32, description="a whole number from 0 to 2**32 - 1")]
+Share = Annotated[float, PLAIN, Field(ge=0, lt=1, description="a number from 0 up to but not 1")]
+Width = Annotated[int, Field(gt=0, le=1000)]
+Widths = Annotated[
+    list[Width],
+    PLAIN,
+    AfterValidator(_different),
+    Field(min_length=1, max_length=100, description="a list of up to 100 different whole numbers from 1 to 1000"),
+]
 
 
-def _are_widths(value: object) -> bool:
-    if not isinstance(value, list) or not all(is_int(k) and k > 0 for k in value):
-        return False
-    return 0 < len(set(value)) == len(value)
+@checked
+class Params:
+    """The arguments of the CNN's training; the defaults are the lesson's. Raise ValueError for a bad one."""
 
+    char_level: Flag = True
+    filter_sizes: Widths = field(default_factory=lambda: list(range(1, 11)))
+    batch_size: Count = 64
+    embedding_dim: Count = 128
+    num_filters: Count = 128
+    hidden_dim: Count = 128
+    dropout_p: Share = 0.5
+    lr: Positive = 2e-4
+    num_epochs: Count = 200
+    patience: Count = 10
+    seed: Seed = 1234
+    model: Annotated[Literal["cnn"], Field(description="'cnn'")] = "cnn"  # a column to sort and filter by
 
-def named(kind: str) -> Check:
-    """Want the one name of a kind of model."""
-    return repr(kind), lambda value: value == kind
-
-
-BOOL = ("True or False", lambda value: isinstance(value, bool))
-COUNT = ("a whole number from 1", lambda value: is_int(value) and value > 0)
-POSITIVE = ("a number above 0", lambda value: is_number(value) and 0 < value < math.inf)
-SEED = ("a whole number from 0 to 2**32 - 1", lambda value: is_int(value) and 0 <= value < 2**32)
-
-
-@dataclass(frozen=True)
-class Params(Checked):
-    """The arguments of the CNN's training; the defaults are the lesson's. Raises ValueError for a bad one."""
-
-    char_level: bool = True
-    filter_sizes: list[int] = field(default_factory=lambda: list(range(1, 11)))
-    batch_size: int = 64
-    embedding_dim: int = 128
-    num_filters: int = 128
-    hidden_dim: int = 128
-    dropout_p: float = 0.5
-    lr: float = 2e-4
-    num_epochs: int = 200
-    patience: int = 10
-    seed: int = 1234
-    model: str = "cnn"  # the kind, which no param changes
-
-    CHECKS = {  # noqa: RUF012 - annotated in Checked
-        **dict.fromkeys(
-            ("batch_size", "embedding_dim", "num_filters", "hidden_dim", "num_epochs", "patience"), COUNT
-        ),
-        "char_level": BOOL,
-        "filter_sizes": ("a list of different whole numbers from 1", _are_widths),
-        "dropout_p": ("a number from 0 up to but not 1", lambda value: is_number(value) and 0 <= value < 1),
-        "lr": POSITIVE,
-        "seed": SEED,
-        "model": named("cnn"),
-    }
+    trained_by: ClassVar[str] = "support.models.training:train_cnn"
+    loaded_by: ClassVar[str] = "support.models.tagger:Tagger"

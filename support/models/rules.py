@@ -11,26 +11,30 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+from pydantic import Field
 
-from support.data.corpus import Splits, clean
+from support.data.cleaning import LESSON, clean
+from support.data.splits import Splits
+from support.models.checkpoint import Checkpoint
 from support.models.encoding import LabelEncoder
 from support.models.evaluation import measure
-from support.models.params import Checked, named
+from support.models.params import checked
 from support.models.files import need, read_json
-from support.models.tagger import TextTagger
-from support.models.trained import Trained
+from support.models.tagger import TextTagger, Trained
+from support.models.training import OnEpoch
 
 
-@dataclass(frozen=True)
-class RuleParams(Checked):
+@checked
+class RuleParams:
     """There is nothing to choose."""
 
-    model: str = "rules"
+    model: Annotated[Literal["rules"], Field(description="'rules'")] = "rules"
 
-    CHECKS = {"model": named("rules")}  # noqa: RUF012 - annotated in Checked
+    trained_by: ClassVar[str] = "support.models.rules:train_rules"
+    loaded_by: ClassVar[str] = "support.models.rules:RuleTagger"
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,20 @@ class RuleTagger(TextTagger):
     names: list[list[str]]
     label_encoder: LabelEncoder
     threshold: float = 0.5
+    cleaning: str = LESSON
 
     PARAMS = RuleParams
     FILES: ClassVar = ["names.json"]
 
     @classmethod
-    def of(cls, label_encoder: LabelEncoder, aliases: dict[str, list[str]]) -> Self:
-        """Take the tags' own names and their aliases."""
-        names = [[tag, *aliases.get(tag, [])] for tag in label_encoder.classes]
-        return cls([sorted({clean(name) for name in row} - {""}) for row in names], label_encoder)
+    def of(cls, label_encoder: LabelEncoder, splits: Splits) -> Self:
+        """Return one that knows the tags' own names and their aliases."""
+        names = [[tag, *splits.aliases.get(tag, [])] for tag in label_encoder.classes]
+        cleaned = [sorted({clean(name, splits.cleaning) for name in row} - {""}) for row in names]
+        return cls(cleaned, label_encoder, cleaning=splits.cleaning)
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
-        """Give float32 (N, num_classes) of zeros and ones for clean texts."""
+        """Return float32 (N, num_classes) of zeros and ones for clean texts."""
         found = [[any(f" {n} " in f" {text} " for n in row) for row in self.names] for text in texts]
         return np.array(found, dtype=np.float32)
 
@@ -61,23 +67,25 @@ class RuleTagger(TextTagger):
         (folder / "names.json").write_text(json.dumps(names, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def rebuild(cls, folder: Path, params: RuleParams, label_encoder: LabelEncoder, threshold: float) -> Self:
-        """Read the names."""
+    def rebuild(cls, folder: Path, params: RuleParams, label_encoder: LabelEncoder) -> dict[str, Any]:
+        """Return the names."""
 
-        def checked(values: dict) -> list[list[str]]:
+        def names_of(values: dict) -> list[list[str]]:
             names = [values[tag] for tag in label_encoder.classes]
             for row in names:
                 need(isinstance(row, list) and all(isinstance(n, str) for n in row), "names must be texts")
             return names
 
-        return cls(read_json(folder / "names.json", checked), label_encoder, threshold)
+        return {"names": read_json(folder / "names.json", names_of)}
 
 
-def train_rules(params: RuleParams, splits: Splits) -> Trained:
-    """Collect the names, and measure them on the test split."""
+def train_rules(
+    params: RuleParams, splits: Splits, on_epoch: OnEpoch | None = None, checkpoint: Checkpoint | None = None
+) -> Trained:
+    """Collect the names, and measure them on the test split. There are no epochs."""
     started = time.monotonic()
-    label_encoder = LabelEncoder.fit([*splits.train.tags, *splits.val.tags, *splits.test.tags])
-    tagger = RuleTagger.of(label_encoder, splits.aliases)
+    label_encoder = LabelEncoder.of(splits)
+    tagger = RuleTagger.of(label_encoder, splits)
     seconds = time.monotonic() - started
     val, test = (measure(tagger, part) for part in (splits.val, splits.test))
     return Trained(params, tagger, test, val["overall"]["f1"], seconds)

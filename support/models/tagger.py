@@ -1,4 +1,4 @@
-"""Text in, tags out: what the taggers of all models share, and the CNN's.
+"""Text in, tags out: what the taggers of all models share, the CNN's, and what a training returns.
 
 tagger = Tagger.load(folder)
 tagger.predict(["Transfer learning with BERT for self-supervised learning"])
@@ -6,22 +6,24 @@ tagger.predict(["Transfer learning with BERT for self-supervised learning"])
 A run keeps SHARED and the FILES of its tagger: all that a fresh kernel needs. Nothing is unpickled.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 
+from support.data.cleaning import CLEANINGS, LESSON, clean
 from support.models.cnn import CNN
-from support.data.corpus import clean
 from support.models.encoding import LabelEncoder, Tokenizer
-from support.models.params import Checked, Params
-from support.models.files import ArtifactError, need, read_json, read_weights
+from support.models.files import ArtifactError, need, read_json
+from support.models.params import Params
+from support.models.weights import read_weights
 
 SHARED = ["params.json", "performance.json", "label_encoder.json"]
-BATCH_SIZE = 512
+BATCH_TOKENS = 200_000  # of a batch, padding included: what tagging needs grows with the texts' own length
 
 
 class TextTagger:
@@ -29,44 +31,40 @@ class TextTagger:
 
     label_encoder: LabelEncoder
     threshold: float
+    cleaning: str
 
-    PARAMS: ClassVar[type[Checked]]
+    PARAMS: ClassVar[type]
     FILES: ClassVar[list[str]]
 
     def predict(self, texts: Iterable[str]) -> list[list[str]]:
-        """Give each text's tags; a text that fits none gets an empty list."""
+        """Return each text's tags; a text that fits none gets an empty list."""
         return self.label_encoder.decode(self.predict_proba(texts) >= self.threshold)
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
-        """Give the probability of each tag of label_encoder.classes: float32 (N, num_classes)."""
+        """Return the probability of each tag of label_encoder.classes: float32 (N, num_classes)."""
         texts = None if isinstance(texts, str) or not isinstance(texts, Iterable) else list(texts)
         if texts is None or not all(isinstance(text, str) for text in texts):
-            raise TypeError('Give a list of texts, such as ["a text"].')
-        cleaned = [clean(text) for text in texts]
-        batches = [cleaned[start : start + BATCH_SIZE] for start in range(0, len(cleaned), BATCH_SIZE)]
-        nothing = np.empty((0, len(self.label_encoder)), dtype=np.float32)
-        return np.concatenate([nothing, *map(self.probabilities, batches)])
+            raise TypeError('Pass a list of texts, such as ["a text"].')
+        cleaned = [clean(text, self.cleaning) for text in texts]
+        found = np.empty((len(texts), len(self.label_encoder)), dtype=np.float32)
+        for rows in _batches(cleaned):
+            found[rows] = self.probabilities([cleaned[row] for row in rows])
+        return found
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Rebuild it from a folder with its artifacts, and from nothing else.
+        """Return the tagger that a folder's artifacts, and nothing else, make up.
 
-        Raises ArtifactError for a file that is damaged or not what it should be.
+        Raise ArtifactError for a file that is damaged or not what it should be.
         """
         folder = Path(folder)
-        params = read_json(folder / "params.json", cls._params)
-        threshold = read_json(folder / "performance.json", _threshold)
-        return cls.rebuild(folder, params, LabelEncoder.load(folder / "label_encoder.json"), threshold)
-
-    @classmethod
-    def _params(cls, values: dict) -> Checked:
-        values = {"model": "cnn", **values}  # the first runs do not name it
-        return cls.PARAMS(
-            **{f.name: values[f.name] for f in fields(cls.PARAMS)}
-        )  # later versions may add some
+        params = read_json(folder / "params.json", lambda values: cls.PARAMS(**values))
+        shared = read_json(folder / "performance.json", _threshold_and_cleaning)
+        label_encoder = LabelEncoder.load(folder / "label_encoder.json")
+        return cls(**cls.rebuild(folder, params, label_encoder), label_encoder=label_encoder, **shared)
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
-        """Give float32 (N, num_classes) for clean texts."""
+        """Return float32 (N, num_classes) for clean texts."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
@@ -74,8 +72,8 @@ class TextTagger:
         raise NotImplementedError
 
     @classmethod
-    def rebuild(cls, folder: Path, params: Checked, label_encoder: LabelEncoder, threshold: float) -> Self:
-        """Make it from FILES in the folder and what SHARED held."""
+    def rebuild(cls, folder: Path, params: Any, label_encoder: LabelEncoder) -> dict[str, Any]:
+        """Return the tagger's own fields, from FILES in the folder."""
         raise NotImplementedError
 
 
@@ -87,12 +85,13 @@ class Tagger(TextTagger):
     tokenizer: Tokenizer
     label_encoder: LabelEncoder
     threshold: float
+    cleaning: str = LESSON
 
     PARAMS = Params
     FILES: ClassVar = ["tokenizer.json", "model.pt"]
 
     def probabilities(self, texts: list[str]) -> np.ndarray:
-        """Give float32 (N, num_classes) for clean texts."""
+        """Return float32 (N, num_classes) for clean texts."""
         tokens = self.tokenizer.encode(texts).to(self.model.fc2.weight.device)
         self.model.eval()
         with torch.inference_mode(), self.model.tuned():
@@ -104,25 +103,95 @@ class Tagger(TextTagger):
         torch.save(self.model.state_dict(), folder / "model.pt")
 
     @classmethod
-    def rebuild(cls, folder: Path, params: Params, label_encoder: LabelEncoder, threshold: float) -> Self:
-        """Make it from the tokens and the weights."""
+    def rebuild(cls, folder: Path, params: Params, label_encoder: LabelEncoder) -> dict[str, Any]:
+        """Return the model and the tokenizer. Raise ArtifactError where the files do not fit each other."""
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         if tokenizer.char_level != params.char_level:
             raise ArtifactError("tokenizer.json does not fit params.json: one is for letters, one for words.")
         architecture = ("embedding_dim", "num_filters", "filter_sizes", "hidden_dim", "dropout_p")
         sizes = {name: getattr(params, name) for name in architecture}
-        with torch.device("meta"):  # shapes without memory: the params may be anything
-            expected = CNN(len(tokenizer), len(label_encoder), **sizes).state_dict()
+        try:
+            with torch.device("meta"):  # shapes without memory: the params may be anything
+                expected = CNN(len(tokenizer), len(label_encoder), **sizes).state_dict()
+        except RuntimeError as error:
+            raise ArtifactError("params.json asks for a model too large for any machine.") from error
         weights = read_weights(folder / "model.pt", expected)
         model = CNN(len(tokenizer), len(label_encoder), **sizes)
         model.load_state_dict(weights)
-        return cls(model.eval().requires_grad_(False), tokenizer, label_encoder, threshold)
+        return {"model": model.eval().requires_grad_(False), "tokenizer": tokenizer}
 
 
-FILES = [*SHARED, *Tagger.FILES]  # of a CNN's run
+@dataclass(frozen=True)
+class Trained:
+    """The params, the tagger that came of them, and how good it is on the test split (`performance`).
+
+    `val_f1` is its weighted F1 on what chose its threshold, and `seconds` what the training took. `history`
+    holds one dict an epoch: train_loss, val_loss, lr. A model without epochs has an empty one, and None for
+    `best_epoch` and `best_val_loss`.
+    """
+
+    params: Any
+    tagger: TextTagger
+    performance: dict
+    val_f1: float
+    seconds: float
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int | None = None
+
+    @property
+    def label_encoder(self) -> LabelEncoder:
+        """The tags, numbered."""
+        return self.tagger.label_encoder
+
+    @property
+    def threshold(self) -> float:
+        """The probability from which on a tag counts."""
+        return self.tagger.threshold
+
+    @property
+    def best_val_loss(self) -> float | None:
+        """The validation loss of the best epoch."""
+        return self.history[self.best_epoch - 1]["val_loss"] if self.history else None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures that sum it up: precision, recall, f1 (test split), val_f1, and those of the epochs."""
+        found = {name: self.performance["overall"][name] for name in ("precision", "recall", "f1")}
+        found["val_f1"] = self.val_f1
+        if self.history:
+            found |= {"best_val_loss": self.best_val_loss, "best_epoch": self.best_epoch}
+        return found
+
+    def save(self, folder: str | Path) -> None:
+        """Write the artifacts into `folder`, for the tagger's `load`. A CNN's are the lesson's five."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        performance = {"threshold": self.threshold, "cleaning": self.tagger.cleaning, **self.performance}
+        for name, values in (("params.json", asdict(self.params)), ("performance.json", performance)):
+            (folder / name).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        self.label_encoder.save(folder / "label_encoder.json")
+        self.tagger.save(folder)
 
 
-def _threshold(performance: dict) -> float:
-    threshold = performance["threshold"]
+def tagger_files(tagger_type: type[TextTagger]) -> list[str]:
+    """Return the names of the artifacts that make up a tagger of this type."""
+    return [*SHARED, *tagger_type.FILES]
+
+
+def _batches(texts: list[str]) -> Iterator[list[int]]:
+    """Yield the rows of the texts in batches of like length, so that one long text pads no other."""
+    batch: list[int] = []
+    for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
+        if batch and (len(batch) + 1) * len(texts[row]) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _threshold_and_cleaning(performance: dict) -> dict:
+    threshold, cleaning = performance["threshold"], performance.get("cleaning", LESSON)
     need(isinstance(threshold, float) and 0 <= threshold <= 1, "the threshold must be a number from 0 to 1")
-    return threshold
+    need(cleaning in CLEANINGS, f"the cleaning must be one of {', '.join(CLEANINGS)}")
+    return {"threshold": threshold, "cleaning": cleaning}

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from support.models.checkpoint import Checkpoint
+from support.models.checkpoint import Checkpoint, CheckpointError
 from support.models.cnn import CNN
-from support.data.corpus import DataError, Splits
+from support.data.splits import DataError, Splits
 from support.models.encoding import LabelEncoder, Tokenizer
 from support.models.evaluation import best_threshold, get_performance
 from support.models.params import Params
-from support.models.tagger import Tagger
-from support.models.trained import Trained
+from support.models.tagger import Tagger, Trained
 
 OnEpoch = Callable[[int, dict[str, float]], None]
 OnState = Callable[[dict], None]
@@ -36,7 +35,7 @@ class Examples:
     targets: Tensor
 
     def batches(self, size: int, shuffle: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the examples `size` at a time, in a new random order if asked for."""
+        """Return the examples `size` at a time, in a new random order if asked for."""
         order = torch.randperm(len(self.tokens)) if shuffle else torch.arange(len(self.tokens))
         for rows in order.to(self.tokens.device).split(size):
             yield self.tokens[rows], self.targets[rows]
@@ -69,14 +68,14 @@ class Trainer:
 
     @torch.inference_mode()
     def eval_step(self, examples: Examples) -> tuple[float, np.ndarray]:
-        """Give the mean loss of an example, and the probabilities (N, num_classes)."""
+        """Return the mean loss of an example, and the probabilities (N, num_classes)."""
         self.model.eval()
         batches = list(examples.batches(self.params.batch_size))
         logits = torch.cat([self.model(tokens) for tokens, _ in batches])
         return self.loss_fn(logits, examples.targets).item(), logits.sigmoid().cpu().numpy()
 
     def predict_step(self, examples: Examples) -> np.ndarray:
-        """Give the probabilities (N, num_classes)."""
+        """Return the probabilities (N, num_classes)."""
         return self.eval_step(examples)[1]
 
     def train(
@@ -85,7 +84,7 @@ class Trainer:
         """Train until the validation loss has not improved for `patience` epochs; keep the best weights.
 
         After every epoch, the last included, `save(state)` is called, and then `on_epoch(epoch, metrics)`.
-        Epochs that `load_state_dict` brought are told to `on_epoch` again. Raises FloatingPointError when a
+        Epochs that `load_state_dict` brought are told to `on_epoch` again. Raise FloatingPointError when a
         loss is no longer a number.
         """
         for epoch, metrics in enumerate(self.history if on_epoch else [], start=1):
@@ -126,7 +125,7 @@ class Trainer:
         return epoch >= self.params.num_epochs or epoch - self.best_epoch >= self.params.patience
 
     def state_dict(self) -> dict:
-        """Give all that the rest of the training depends on."""
+        """Return all that the rest of the training depends on."""
         weights = self.model.state_dict()
         return {
             "model": weights,
@@ -154,12 +153,12 @@ _DEVICES = {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}
 
 
 def _random_states() -> dict[str, Tensor]:
-    """Give the states of the random number generators in use: the CPU's, and the device's if it has one."""
+    """Return the states of the random number generators in use: the CPU's, and the device's if it has one."""
     return {name: _DEVICES[name].get_rng_state() for name in {"cpu", best_device().type}}
 
 
 def best_device() -> torch.device:
-    """Give the GPU where there is one (CUDA, then Apple's MPS), else the CPU."""
+    """Return the GPU where there is one (CUDA, then Apple's MPS), else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -181,7 +180,7 @@ def train_cnn(
     torch.manual_seed(params.seed)
     device = best_device()
     tokenizer = Tokenizer.fit(splits.train.text, params.char_level)
-    label_encoder = LabelEncoder.fit([*splits.train.tags, *splits.val.tags, *splits.test.tags])
+    label_encoder = LabelEncoder.of(splits)
     train, val, test = (
         Examples(
             tokenizer.encode(part.text).to(device),
@@ -206,7 +205,13 @@ def train_cnn(
     deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
     with deterministic, model.tuned():
         if checkpoint and (state := checkpoint.load()):
-            trainer.load_state_dict(state)
+            try:
+                trainer.load_state_dict(state)
+            except (RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+                raise CheckpointError(
+                    f"{checkpoint.path} holds the state of another training. Delete it to start from the first "
+                    "epoch, or train with the params and data that it was saved with."
+                ) from error
         history = trainer.train(train, val, on_epoch, checkpoint.save if checkpoint else None)
         threshold = best_threshold(val.targets.cpu().numpy(), trainer.predict_step(val))
         val_performance, performance = (
@@ -217,7 +222,7 @@ def train_cnn(
         )
     return Trained(
         params,
-        Tagger(model, tokenizer, label_encoder, threshold),
+        Tagger(model, tokenizer, label_encoder, threshold, splits.cleaning),
         performance,
         val_f1=val_performance["overall"]["f1"],
         seconds=trainer.seconds,

@@ -1,0 +1,49 @@
+"""Tracking: the store, runs, and what a run records of itself.
+
+tracking.connect()
+run_id = tracking.train_and_log(Params(), splits)
+run = tracking.best_run()
+tagger = tracking.load_tagger(run.info.run_id)
+
+What MLflow does, its own calls do: `mlflow.log_metrics`, `mlflow.search_runs`. Here is what it lacks.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "checksums": ["checksums_of", "fetch", "log_files"],
+        "cleanup": ["CleanupError", "delete_runs", "empty_trash", "restore_runs"],
+        "live": ["log_epochs"],
+        "orphans": ["end_orphans", "is_orphan"],
+        "predictions": ["log_predictions", "read_predictions"],
+        "provenance": ["log_context"],
+        "remote": ["ServerAway", "ServerRefuses"],
+        "runs": [
+            "NoRunError",
+            "RecordError",
+            "best_run",
+            "best_runs",
+            "find_experiment",
+            "histories",
+            "params_of",
+            "runs_table",
+            "score",
+            "splits_of",
+            "why_left_out",
+        ],
+        "store": ["StoreError", "connect", "set_experiment"],
+        "training_run": [
+            "checkpoint_of",
+            "costs",
+            "ensure_run",
+            "figures",
+            "load_tagger",
+            "log_trained",
+            "start_run",
+            "train_and_log",
+            "train_in",
+        ],
+    },
+)

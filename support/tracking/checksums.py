@@ -1,56 +1,85 @@
-"""A run's files, checked: each has its sha256 in the run's tags, and what does not match is not read.
+"""A run's files, checked: each has its sha256 with the run, and what does not match is not read.
 
-mlflow.log_artifacts(folder)                 # while the run is logged
-artifacts.sign(folder)
-artifacts.fetch(run, ["model.pt"], folder)   # later: the same bytes, or an ArtifactError
+checksums.log_files(folder)                  # mlflow.log_artifacts, and a checksum each
+checksums.fetch(run, ["model.pt"], folder)   # later: the same bytes, or an ArtifactError
+
+They lie in the artifact checksums.json, whose own sha256 is a tag of the run.
 """
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from support.models.files import ArtifactError
+from support.models.files import ArtifactError, need, read_json
 
-DIGESTS = "artifact_digests"
-
-
-def sign(folder: str | Path, where: str = "") -> None:
-    """Keep with the current run the digests of a folder's files, which it has logged under `where`."""
-    digests = digests_of(mlflow.get_run(mlflow.active_run().info.run_id))
-    for path in sorted(Path(folder).iterdir()):
-        name = f"{where}/{path.name}" if where else path.name
-        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    mlflow.set_tag(DIGESTS, json.dumps(digests))
+FILE, TAG = "checksums.json", "support.checksums"
 
 
-def digests_of(run: Run) -> dict[str, str]:
-    """Give path -> sha256 for each signed file of the run; empty where the run has none."""
-    try:
-        digests = json.loads(run.data.tags.get(DIGESTS, "{}"))
-    except ValueError:
-        digests = None
-    if not isinstance(digests, dict):
-        raise ArtifactError(f"Run {run.info.run_id}: its tag {DIGESTS} is damaged.")
-    return digests
+def log_files(folder: str | Path, where: str = "") -> None:
+    """Log all files of a folder, as deep as it is, to the current run under `where`, with their checksums."""
+    folder = Path(folder)
+    known = checksums_of(mlflow.get_run(mlflow.active_run().info.run_id))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        known[str(PurePosixPath(where) / path.relative_to(folder).as_posix())] = _sha256(path)
+    mlflow.log_artifacts(str(folder), where or None)
+    with TemporaryDirectory() as aside:
+        path = Path(aside) / FILE
+        path.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+        mlflow.log_artifact(str(path))
+        mlflow.set_tag(TAG, _sha256(path))
+
+
+def checksums_of(run: Run) -> dict[str, str]:
+    """Return path -> sha256 for each file that was logged with one; empty where the run has none.
+
+    Raise ArtifactError where they are not those that were logged.
+    """
+    logged = run.data.tags.get(TAG)
+    if logged is None:
+        return {}
+    with TemporaryDirectory() as folder:
+        path = _download(run, FILE, folder)
+        if _sha256(path) != logged:
+            raise ArtifactError(f"Run {run.info.run_id}: its {FILE} was damaged or exchanged. Bring it back.")
+        return read_json(path, _texts)
 
 
 def fetch(run: Run, names: list[str], folder: str | Path) -> Path:
-    """Copy files of the run into `folder` and give it. Raises ArtifactError where one was changed since.
+    """Copy files of the run into `folder` and return it. Raise ArtifactError where one was changed since.
 
-    A file that was logged and not signed is taken as it is. A missing file raises what MLflow raises.
+    A file that was logged without a checksum is taken as it is. A missing file raises what MLflow raises.
     """
-    digests, folder = digests_of(run), Path(folder)
+    known, folder = checksums_of(run), Path(folder)
     for name in names:
-        # By its full address: MLflow remembers where a run's files were, and a store may have moved.
-        mlflow.artifacts.download_artifacts(f"{run.info.artifact_uri}/{name}", dst_path=str(folder))
-        path = folder / Path(name).name
-        found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "of no file"
-        if digests.get(name, found) != found:
+        found = _sha256(_download(run, name, folder))
+        if known.get(name, found) != found:
             raise ArtifactError(
                 f"Run {run.info.run_id}: {name} is not the file that was logged (sha256 {found}, logged "
-                f"{digests[name]}). It was damaged or exchanged: bring the right one back or train again."
+                f"{known[name]}). It was damaged or exchanged: bring the right one back or train again."
             )
     return folder
+
+
+def _download(run: Run, name: str, folder: str | Path) -> Path:
+    """Copy one file, by its name as it stands: as part of an address, #, ? and % would mean something else."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    path = Path(get_artifact_repository(run.info.artifact_uri).download_artifacts(name, str(folder)))
+    if not path.is_file():
+        raise ArtifactError(f"Run {run.info.run_id}: {name} is no file.")
+    target = Path(folder) / PurePosixPath(name).name
+    return path if path == target else path.replace(target)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _texts(values: dict) -> dict[str, str]:
+    need(all(isinstance(value, str) for value in values.values()), "a checksum must be a text")
+    return values

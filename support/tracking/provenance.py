@@ -1,211 +1,225 @@
-"""What made a run: its data, its code, its machine and its process, recorded so that others can check it.
+"""What made a run: its data, its code, its machine, recorded so that others can check it.
 
-`record` writes to the current run: tags for what one filters by, and files for what one reads: the data, the
-installed packages, the uncommitted changes, and the notebook's cells. Secrets are masked in the last two.
-What it does not do: keep a machine's name. A host is recorded as a digest that only it can repeat.
+`log_context(splits)` logs to the current run the dataset with its digest, tags for what one filters by, and
+files under provenance/ for what one reads: the data, the versions, the installed packages, the uncommitted
+changes, and the notebook's cells. What may hold a secret is left out whole, and so is what git ignores; what
+could not be recorded is said, in the run and here. No machine's name is kept.
 """
 
 import hashlib
+import inspect
 import json
 import os
 import platform
-import re
-import socket
 import subprocess
 import sys
-import uuid
+import warnings
+from collections.abc import Callable
 from importlib.metadata import distributions, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
-import psutil
+import pandas as pd
 import torch
 from mlflow.entities import Run
 
-from support.tracking import checksums as artifacts
-from support.data.corpus import Splits
-from support.tracking.store import PROJECT_DIR
+from support.config import PROJECT_DIR
+from support.data.corpus import LESSON_URL
+from support.data.splits import PARTS, Splits
+from support.models.files import read_json
 from support.models.training import best_device
+from support.tracking import checksums, secrets
+from support.tracking.runs import DATA, SPLITS
 
-DATA = "provenance/data.json"
+ENVIRONMENT, DIFF = "provenance/environment.json", "provenance/uncommitted.diff"
+GAPS = "support.not_recorded"  # the tag that says what could not be recorded
 LIBRARIES = ("mlflow", "torch", "numpy", "pandas", "scikit-learn")
 LARGEST = 500_000  # bytes of a file that still counts as code
-MASK = "<masked>"
-# A name that speaks of a secret and the text it is set to; the well-known shapes of keys; user:password@host.
-SECRETS = [
-    re.compile(
-        r"""((?:token|secret|passw(?:or)?d|api_?key|auth)\w*["']?\]?\s*[=:,]\s*[rbf]?["'])([^"'\n]+)""", re.I
-    ),
-    re.compile(r"()\b((?:gh[pousr]_|hf_|sk-|xox[abp]-|AKIA|AIza|github_pat_)[\w-]{10,})"),
-    re.compile(r"(://[^\s/:@]*:)([^\s/@]+)(?=@)"),
-]
+MOST_FILES = 1_000  # new files that still count as changes to the code
+LEFT_OUT = "# This cell is left out: it may hold a secret ({})."
 
 
-def record(splits: Splits) -> None:
-    """Log to the current run what makes it, before it trains."""
-    mlflow.set_tags(
-        {
-            "corpus.source": splits.source,
-            "corpus.digest": splits.source_digest,
-            "split_digest": splits.digest,
-            **environment(),
-        }
-    )
-    commit, changes = code_state()
+def log_context(splits: Splits, train: Callable | None = None) -> None:
+    """Log to the current run what it starts from: the dataset, the code, the versions.
+
+    With `train` the file of that function counts as code too.
+    """
+    everything = pd.concat([getattr(splits, name) for name in PARTS])
+    lists = [name for name in everything if everything[name].map(type).eq(list).any()]
+    with warnings.catch_warnings():
+        # It is about integers that may be missing when a model serves. This dataset serves nothing.
+        warnings.filterwarnings("ignore", message=r"(?s).*schema contains integer column")
+        dataset = mlflow.data.from_pandas(
+            everything.assign(**{name: everything[name].map(_joined) for name in lists}),
+            source=LESSON_URL if splits.corpus == "lesson" else None,
+            name=splits.corpus,
+            digest=splits.digest,
+        )
+        mlflow.log_input(dataset, context=SPLITS)
+    mlflow.set_tags({"corpus": splits.corpus, "split_seed": splits.seed})
+    commit, changes, gaps = code_state()
     if commit:
         mlflow.set_tag("mlflow.source.git.commit", commit)
     with TemporaryDirectory() as folder:
         folder = Path(folder)
         splits.save(folder / Path(DATA).name)
+        facts = json.dumps(environment(train), indent=2)
+        (folder / Path(ENVIRONMENT).name).write_text(facts + "\n", encoding="utf-8")
         (folder / "pip-freeze.txt").write_text("\n".join(installed()) + "\n", encoding="utf-8")
-        (folder / "uncommitted.diff").write_text(changes, encoding="utf-8")
-        if cells := executed_cells():
-            mlflow.set_tag("notebook", notebook_name() or "unnamed")
+        (folder / Path(DIFF).name).write_text(changes, encoding="utf-8", errors="surrogateescape")
+        cells, cell_gaps = executed_cells()
+        if cells:
             (folder / "notebook.ipynb").write_text(cells, encoding="utf-8")
-        mlflow.log_artifacts(str(folder), "provenance")
-        artifacts.sign(folder, "provenance")
+        checksums.log_files(folder, "provenance")
+    if gaps := gaps + cell_gaps:
+        mlflow.set_tag(GAPS, "; ".join(gaps)[:1000])
+        print(f"Not recorded with the run: {'; '.join(gaps)}.")
 
 
-def environment() -> dict[str, str]:
-    """Give what decides about the last digit of a result: versions, platform, device, threads, code."""
+def environment(train: Callable | None = None) -> dict[str, str]:
+    """Return what decides about the last digit of a result: versions, platform, device, threads, code."""
     device = best_device()
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
-    return {
+    facts = {
         "python": platform.python_version(),
         **{library: version(library) for library in LIBRARIES},
         "platform": platform.platform(),
         "device": f"{device.type} ({name})",
         "threads": str(torch.get_num_threads()),
-        "code": code_digest(),
+        "code": code_digest(PROJECT_DIR / "support"),
     }
+    source = Path(inspect.getsourcefile(train)) if train else None
+    if source and not source.is_relative_to(PROJECT_DIR / "support"):
+        facts[f"code of {source.name}"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    return facts
 
 
-def differences(run: Run) -> dict[str, tuple[str, str]]:
+def recorded_environment(run: Run) -> dict[str, str]:
+    """Return the `environment` that the run records; empty where it records none."""
+    if ENVIRONMENT not in checksums.checksums_of(run):
+        return {}
+    with TemporaryDirectory() as folder:
+        checksums.fetch(run, [ENVIRONMENT], folder)
+        return read_json(Path(folder) / Path(ENVIRONMENT).name, dict)
+
+
+def differences(run: Run, train: Callable | None = None) -> dict[str, tuple[str, str]]:
     """Compare this environment with the run's: name -> (the run's, this one's), only what differs."""
-    tags = run.data.tags
+    then = recorded_environment(run)
     return {
-        name: (tags.get(name, "not recorded"), now)
-        for name, now in environment().items()
-        if tags.get(name) != now
+        name: (then.get(name, "not recorded"), now)
+        for name, now in environment(train).items()
+        if then.get(name) != now
     }
 
 
-def code_digest(folder: Path = Path(__file__).parent) -> str:
-    """Give 16 hex digits that change with the code of this package, committed or not."""
+def code_digest(folder: Path) -> str:
+    """Return 16 hex digits that change with the code of a folder, committed or not."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def code_state() -> tuple[str | None, str]:
-    """Give the project's git commit and the diff to it, new files included; (None, "") outside a checkout.
+def code_state() -> tuple[str | None, str, list[str]]:
+    """Return the project's git commit, the diff to it, and what is missing in the diff, in words.
 
-    Notebooks are left out, since they hold outputs, and so are large files.
+    New files are included, notebooks are not, since they hold outputs, and neither are large files and those
+    that may hold a secret. Outside a checkout there is neither commit nor diff.
     """
-    commit = _git("rev-parse", "HEAD").strip()
-    if not commit:
-        return None, ""
-    names = _git("diff", "--name-only", "-z", "HEAD") + _git("ls-files", "-zo", "--exclude-standard")
-    changed = [PROJECT_DIR / name for name in filter(None, names.split("\0")) if not name.endswith(".ipynb")]
-    code = [str(path) for path in changed if not path.exists() or path.stat().st_size <= LARGEST]
-    if not code:
-        return commit, ""
-    with TemporaryDirectory() as folder:
-        # An index and an object store of our own: git's own state stays as it is.
-        objects = _git("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
-        aside = {
-            "GIT_INDEX_FILE": f"{folder}/index",
-            "GIT_OBJECT_DIRECTORY": folder,
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
-        }
-        _git("read-tree", "HEAD", **aside)
-        _git("add", "-A", "--", *code, **aside)
-        lines = _git("diff", "--cached", "HEAD", **aside).splitlines(keepends=True)
-    # Lines that come from the commit must stay as they are, or the diff no longer applies.
-    return commit, "".join(mask(line) if line.startswith("+") else line for line in lines)
+    if not any((place / ".git").exists() for place in (PROJECT_DIR, *PROJECT_DIR.parents)):
+        return None, "", []
+    try:
+        commit = _git("rev-parse", "HEAD").strip()
+        names = _git("diff", "--name-only", "-z", "--no-renames", "HEAD").split("\0")
+        new = _git("ls-files", "-zo", "--exclude-standard", "--full-name").split("\0")
+        gaps = [f"{len(new) - 1:,} new files, too many to be code"] if len(new) > MOST_FILES else []
+        chosen = [name for name in [*names, *([] if gaps else new)] if _is_code(name)]
+        with TemporaryDirectory() as folder:
+            # An index and an object store of our own: git's own state stays as it is.
+            objects = _git("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
+            aside = {
+                "GIT_INDEX_FILE": f"{folder}/index",
+                "GIT_OBJECT_DIRECTORY": folder,
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
+            }
+            _git("read-tree", "HEAD", **aside)
+            from_list = ("--pathspec-from-file=-", "--pathspec-file-nul")
+            if chosen:
+                _git("--literal-pathspecs", "add", "-A", *from_list, given="\0".join(chosen), **aside)
+            diff = _git("diff", "--cached", "--no-renames", "HEAD", **aside)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = (getattr(error, "stderr", "") or str(error)).strip().partition("\n")[0]
+        return None, "", [f"the code, since git answers: {why}"]
+    kept = []
+    for change in diff.split("\ndiff --git ") if diff else []:
+        added = "\n".join(line[1:] for line in change.splitlines() if line.startswith("+"))
+        name = change.partition("\n")[0].rpartition(" b/")[2]
+        if found := secrets.finding(added, name):
+            gaps.append(f"the changes to {name}, which may hold a secret ({found})")
+        else:
+            kept.append(change)
+    # Each part but the first has lost what it was split at.
+    whole = "".join(part if part.startswith("diff --git ") else f"diff --git {part}" for part in map(_ended, kept))
+    return commit, whole, gaps
 
 
 def installed() -> list[str]:
-    """Give each installed package as `name==version`, sorted: what `pip freeze` prints."""
+    """Return each installed package as `name==version`, sorted: what `pip freeze` prints."""
     return sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
 
 
-def executed_cells() -> str:
-    """Give the cells that this notebook has run so far, as a notebook without outputs; "" outside one."""
-    shell = _shell()
-    if shell is None:
-        return ""
-    sources = shell.history_manager.input_hist_raw
-    cells = [
-        {
-            "cell_type": "code",
-            "id": f"cell-{number}",
-            "execution_count": number,
-            "source": mask(source),
-            "metadata": {},
-            "outputs": [],
-        }
-        for number, source in enumerate(sources)
-        if number and source.strip()
-    ]
-    return json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}, indent=1)
+def executed_cells() -> tuple[str, list[str]]:
+    """Return the cells that this notebook has run, as a notebook without outputs, and what is missing in it.
+
+    Outside a notebook both are empty.
+    """
+    module = sys.modules.get("IPython")  # a program that never imported IPython is in no notebook
+    shell = module.get_ipython() if module else None
+    cells, gaps = [], []
+    for number, source in enumerate(shell.history_manager.input_hist_raw if shell else []):
+        if not number or not source.strip():
+            continue
+        if found := _secret_in_cell(source):
+            gaps.append(f"cell {number}, which may hold a secret ({found})")
+            source = LEFT_OUT.format(found)
+        about = {"cell_type": "code", "id": f"cell-{number}", "metadata": {}, "outputs": []}
+        cells.append({**about, "execution_count": number, "source": source})
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    return (json.dumps(notebook, indent=1) if cells else ""), gaps
 
 
-def notebook_name() -> str | None:
-    """Give the notebook's file name where the front end tells it: JupyterLab and VS Code do."""
-    variables = _shell().user_ns
-    path = variables.get("__vsc_ipynb_file__") or os.environ.get("JPY_SESSION_NAME")
-    return Path(path).name if path else None
-
-
-def mask(text: str) -> str:
-    """Put a mask over passwords, tokens and keys, and over the values of environment variables so named."""
-    named = re.compile("token|secret|password|passwd|key|auth", re.I)
+def _secret_in_cell(source: str) -> str | None:
     for name, value in os.environ.items():
-        if named.search(name) and len(value) >= 8:
-            text = text.replace(value, MASK)
-    for pattern in SECRETS:
-        text = pattern.sub(lambda found: found[1] + MASK, text)
-    return text
+        if len(value) >= 8 and secrets.SECRET_NAME.search(name) and value in source:
+            return f"the value of {name}"
+    return secrets.finding(source)
 
 
-def process_tags() -> dict[str, str]:
-    """Give the tags by which `support.tracking.orphans` finds out later whether this process still lives."""
-    return {
-        "process.host": host(),
-        "process.pid": str(os.getpid()),
-        "process.started": str(psutil.Process().create_time()),
-    }
+def _is_code(name: str) -> bool:
+    path = PROJECT_DIR / name
+    if not name or name.endswith(("/", ".ipynb")) or secrets.holds_secrets_by_name(name):
+        return False
+    return not path.exists() or (path.is_file() and path.stat().st_size <= LARGEST)
 
 
-def host() -> str:
-    """Give 16 hex digits for this machine; containers that share one but not its process ids differ."""
-    processes = Path("/proc/self/ns/pid")
-    namespace = os.readlink(processes) if processes.exists() else ""
-    identity = f"{socket.gethostname()} {uuid.getnode()} {namespace}"
-    return hashlib.sha256(identity.encode()).hexdigest()[:16]
+def _joined(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _shell():
-    """Give the running IPython shell, or None. A program that never imported IPython is in none."""
-    module = sys.modules.get("IPython")
-    return module.get_ipython() if module else None
+def _ended(change: str) -> str:
+    return change if change.endswith("\n") else f"{change}\n"
 
 
-def _git(*arguments: str, **variables: str) -> str:
-    """Give what git prints for the project, or "" where there is no git or no checkout."""
-    command = ["git", "-C", str(PROJECT_DIR), *arguments]
-    try:
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=True,
-            env=os.environ | variables,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-    return answer.stdout
+def _git(*arguments: str, given: str = "", **variables: str) -> str:
+    """Return what git prints for the project. Raise CalledProcessError where it refuses."""
+    return subprocess.run(
+        ["git", "-C", str(PROJECT_DIR), *arguments],
+        input=given,
+        capture_output=True,
+        encoding="utf-8",
+        errors="surrogateescape",
+        check=True,
+        env=os.environ | variables,
+    ).stdout

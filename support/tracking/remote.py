@@ -1,26 +1,31 @@
-"""Whether a team's server is there. While it is away, runs go into the store on this machine, and say so.
+"""A team's server: whether it is there, and a run begun once. While it is away, runs go into the store here.
 
-offline.ask("https://team.example")      # None, or ServerAway, or ServerRefuses
-offline.uri_or_local(given, local)       # the server's address, or, while it is away, the local store's
+remote.ask("https://team.example")      # None, or ServerAway, or ServerRefuses
+remote.uri_or_local(given, local)       # the server's address, or, while it is away, the local store's
 
 A server that goes away later is waited for by MLflow itself, which asks again and again, up to half a minute.
 `sync.sync()` brings the runs to the server when it is back.
 """
 
 import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import mlflow
+from mlflow import ActiveRun, MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 CONNECT, ANSWER = 4, 15  # seconds: to reach the server, and for its answer to a small question
+RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
 # MLflow would ask a lost server for minutes. This is 2 + 4 + 8 + 16 seconds: longer than a restart takes.
-PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
+PATIENCE = {RETRIES: "5", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+START = "support.start"  # the tag by which a new run is known, see start_run
+LOOPBACK = ("127.0.0.1", "localhost")
 
 
 class ServerAway(ConnectionError):
@@ -32,18 +37,18 @@ class ServerRefuses(PermissionError):
 
 
 def is_server(uri: str) -> bool:
-    """Tell whether a tracking URI is a server's."""
+    """Return whether a tracking URI is a server's."""
     return urlsplit(uri).scheme in ("http", "https")
 
 
 def name_of(uri: str) -> str:
-    """Give a server's address without the user and the password that may be in it."""
+    """Return a server's address without the user and the password that may be in it."""
     parts = urlsplit(uri)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def ask(uri: str) -> None:
-    """Ask a server once, as the user of the environment. Raises ServerAway, ServerRefuses or ValueError.
+    """Ask a server once, as the user of the environment. Raise ServerAway, ServerRefuses or ValueError.
 
     The user is MLflow's: MLFLOW_TRACKING_USERNAME with MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN.
     """
@@ -76,7 +81,7 @@ def ask(uri: str) -> None:
 
 
 def is_away(uri: str) -> bool:
-    """Tell whether the URI is a server's and the server is away. Raises what `ask` raises else."""
+    """Return whether the URI is a server's and the server is away. Raise what `ask` raises else."""
     if not is_server(uri):
         return False
     try:
@@ -87,7 +92,7 @@ def is_away(uri: str) -> bool:
 
 
 def uri_or_local(given: str | None, local: str) -> str:
-    """Give the URI to log to: `given` where one is given and not a server that is away, else `local`."""
+    """Return the URI to log to: `given` where one is given and not a server that is away, else `local`."""
     if not given or not is_server(given):
         return given or local
     try:
@@ -99,6 +104,56 @@ def uri_or_local(given: str | None, local: str) -> str:
 
 
 def server_of_environment() -> str | None:
-    """Give the server that MLFLOW_TRACKING_URI names, or None."""
+    """Return the server that MLFLOW_TRACKING_URI names, or None."""
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return uri if is_server(uri) else None
+
+
+def without_login(text: str) -> str:
+    """Return the text without the user and password that an address in it may hold."""
+    return re.sub(r"(?<=://)[^\s/@]+@", "", text)
+
+
+def no_proxy_for_this_machine() -> None:
+    """Let requests to this machine go through no proxy: it would look for the server on itself."""
+    if not any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")):
+        return
+    for name in ("NO_PROXY", "no_proxy"):
+        hosts = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+
+
+def start_run(**given) -> ActiveRun:
+    """Return what mlflow.start_run returns for a new run, and make no more than one.
+
+    MLflow's client asks again when no answer comes. For metrics, params and tags that is right: what is there
+    already stays as it is. For a new run it is not: the server may have made one, and makes another
+    (github.com/mlflow/mlflow/issues/8238). So a new run carries a tag of its own, and before a second one is
+    asked for, the server is asked for the run with that tag.
+    """
+    if not is_server(mlflow.get_tracking_uri()):
+        return mlflow.start_run(**given)
+    begun = uuid.uuid4().hex
+    given["tags"] = {**given.get("tags", {}), START: begun}
+    try:
+        with _asking_once():
+            return mlflow.start_run(**given)
+    except MlflowException:
+        # From here on MLflow asks again and again, as always, until the server is back or patience ends.
+        experiment_id = given.get("experiment_id")
+        places = [experiment_id] if experiment_id else [e.experiment_id for e in mlflow.search_experiments()]
+        made = MlflowClient().search_runs(places, f"tags.`{START}` = '{begun}'")
+        return mlflow.start_run(made[0].info.run_id) if made else mlflow.start_run(**given)
+
+
+@contextmanager
+def _asking_once() -> Iterator[None]:
+    before = os.environ.get(RETRIES)
+    os.environ[RETRIES] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[RETRIES]
+        else:
+            os.environ[RETRIES] = before

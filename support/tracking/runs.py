@@ -1,92 +1,230 @@
-"""Finding runs, and loading their models.
+"""Finding runs, saying which may be compared, and reading back what a run records.
 
-tagger = load_tagger(best_run().info.run_id)
+run = best_run()
+splits_of(run), params_of(run), histories(run.info.run_id)
 """
 
+import ast
+import math
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from support.tracking import checksums as artifacts
-from support.models import kinds as models
-from support.tracking import remote as offline
-from support.models.tagger import TextTagger
+from support.data.splits import Splits
+from support.models.files import read_json
+from support.models.params import resolve
+from support.tracking import checksums
+from support.tracking.store import EXPERIMENT, find_experiment
 
-EXPERIMENT = "baselines"
+TRAIN = "support.train"  # the tag that names the function which trained the run, "module:function"
+PARAMS, DATA = "params.json", "provenance/data.json"
+# The machine decides about these too: a run that is done again may have others.
+MEASURED = ("training_seconds", "size_bytes", "latency_ms")
+LARGEST = 1.797e308  # what MLflow's database makes of infinity
+ENDED = {"RUNNING": "unfinished", "SCHEDULED": "unfinished", "FAILED": "failed", "KILLED": "killed"}
+SPLITS = "training, validation and test"  # the context by which `log_context` marks the splits
+NO_DATA, OTHER_DATA = "without a recorded dataset", "on other data"
 
 
 class NoRunError(LookupError):
     """The store holds no run that fits what was asked for."""
 
 
-def find_experiment(name: str) -> Experiment | None:
-    """Give the experiment, None where there is none. Raises ServerRefuses where it is somebody else's."""
-    try:
-        return mlflow.get_experiment_by_name(name)
-    except MlflowException as error:
-        if error.error_code != "PERMISSION_DENIED":
-            raise
-        raise offline.ServerRefuses(
-            f"The experiment {name!r} is somebody else's on this server. Use another name, or ask for the "
-            "right to it: its owner calls team.grant."
-        ) from error
+class RecordError(ValueError):
+    """The run does not record what is asked for. The message says what is missing and what to do."""
 
 
-def best_run(experiment: str = EXPERIMENT, metric: str = "f1") -> Run:
-    """Give the finished run with the highest `metric`. Raises NoRunError where there is none."""
-    return best_runs(experiment, metric, max_results=1)[0]
+def why_left_out(run: Run, metric: str = "f1", digest: str | None = None) -> str | None:
+    """Return why the run may not be compared by the metric, or None where it may.
+
+    It must be finished, have the metric as a finite number, and a dataset among its inputs: with `digest`,
+    that of the splits. Whatever ranks, chooses or keeps runs asks here.
+    """
+    if run.info.status != "FINISHED":
+        return ENDED[run.info.status]
+    figures = [run.data.metrics.get(name) for name in (metric, f"val_{metric}")]
+    if figures[0] is None:
+        return f"without the metric {metric}"
+    if not all(value is None or (math.isfinite(value) and abs(value) < LARGEST) for value in figures):
+        return f"with a {metric} that is no finite number"
+    digests = [each.dataset.digest for each in run.inputs.dataset_inputs]
+    if not digests:
+        return NO_DATA
+    return OTHER_DATA if digest and digest not in digests else None
 
 
-def best_runs(experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10) -> list[Run]:
-    """Give the finished runs that have the `metric`, best first. Raises NoRunError where there is none."""
+def score(run: Run, metric: str = "f1") -> float:
+    """Return the figure that runs are chosen by: of the validation split, where the run has logged one.
+
+    `val_f1` is that of `f1`. To choose by the test split would make its figure too good for new data.
+    """
+    metrics = run.data.metrics
+    return metrics.get(f"val_{metric}", metrics.get(metric, math.nan))
+
+
+def data_digest(run: Run) -> str | None:
+    """Return the digest of the run's splits, or of the dataset that was logged last; None without one."""
+    inputs = run.inputs.dataset_inputs
+    ours = [each for each in inputs if any(tag.value == SPLITS for tag in each.tags)]
+    return (ours or inputs)[-1].dataset.digest if inputs else None
+
+
+def best_run(experiment: str = EXPERIMENT, metric: str = "f1", splits: Splits | None = None) -> Run:
+    """Return the comparable run with the highest score, the latest of equals. Raise NoRunError for none."""
+    return best_runs(experiment, metric, splits, max_results=1)[0]
+
+
+def best_runs(
+    experiment: str = EXPERIMENT, metric: str = "f1", splits: Splits | None = None, max_results: int = 10
+) -> list[Run]:
+    """Return the comparable runs with the highest `score`, best first. Raise NoRunError where there is none."""
     found = find_experiment(experiment)
-    runs = []
-    if found:
-        runs = MlflowClient().search_runs(
-            [found.experiment_id],
-            filter_string="attributes.status = 'FINISHED'",
-            order_by=[f"metrics.`{metric}` DESC"],
-            max_results=max_results,
-        )
-    runs = [run for run in runs if metric in run.data.metrics]
-    if not runs:
+    if found and found.lifecycle_stage == "deleted":
         raise NoRunError(
-            f"The experiment {experiment!r} has no finished run with the metric {metric!r}. "
-            f"Run notebook 01_tracked_training first."
+            f"The experiment {experiment!r} was deleted. Bring it back with "
+            f"mlflow.MlflowClient().restore_experiment({found.experiment_id!r})."
         )
-    return runs
+    digest = splits.digest if splits else None
+    best: dict[str, Run] = {}
+    for name in (f"val_{metric}", metric) if found else ():
+        for run in _highest_first(found.experiment_id, name):
+            lowest = min(map(lambda r: score(r, metric), best.values()), default=-math.inf)
+            if len(best) == max_results and run.data.metrics[name] < lowest:
+                break  # none that follows is better: what is ranked by its test figure has no other
+            if why_left_out(run, metric, digest) is None:
+                best[run.info.run_id] = run
+                best = {r.info.run_id: r for r in _ranked(best.values(), metric)[:max_results]}
+    if not best:
+        where = f" on the data of these splits ({splits.corpus}, seed {splits.seed})" if splits else ""
+        raise NoRunError(
+            f"The experiment {experiment!r} has no finished run with the metric {metric!r}{where}. "
+            "Train one first: tracking.train_and_log(params, splits), as notebook 01_tracked_training does."
+        )
+    return list(best.values())
 
 
-def runs_table(experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10) -> pd.DataFrame:
-    """Give the best finished runs, best first: one row a run, indexed by run id."""
-    runs = best_runs(experiment, metric, max_results)
+def _ranked(runs: typing.Iterable[Run], metric: str) -> list[Run]:
+    return sorted(runs, key=lambda run: (score(run, metric), run.info.start_time), reverse=True)
+
+
+def _highest_first(experiment_id: str, metric: str) -> Iterator[Run]:
+    """Yield the finished runs that have the metric, page by page, the highest first."""
+    token = None
+    while token != "":
+        page = MlflowClient().search_runs(
+            [experiment_id],
+            "attributes.status = 'FINISHED'",
+            order_by=[f"metrics.`{metric}` DESC"],
+            max_results=20,
+            page_token=token,
+        )
+        with_metric = [run for run in page if metric in run.data.metrics]
+        yield from with_metric
+        token = (page.token or "") if len(with_metric) == len(page) else ""
+
+
+def runs_table(
+    experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10, splits: Splits | None = None
+) -> pd.DataFrame:
+    """Return the best comparable runs, best first: one row a run, indexed by run id."""
+    runs = best_runs(experiment, metric, splits, max_results)
+    names = dict.fromkeys([f"val_{metric}", metric, "precision", "recall", "best_val_loss"])
     rows = [
-        {
-            "run": run.info.run_name,
-            **{name: run.data.metrics.get(name) for name in dict.fromkeys([metric, "precision", "recall"])},
-            "best_val_loss": run.data.metrics.get("best_val_loss"),
-            "corpus": run.data.tags.get("corpus"),
-            "seconds": (run.info.end_time - run.info.start_time) / 1000,
-        }
+        {"run": run.info.run_name, **{name: run.data.metrics.get(name) for name in names}}
+        | {"corpus": run.data.tags.get("corpus"), "seconds": seconds_of(run)}
         for run in runs
     ]
-    return pd.DataFrame(rows, index=pd.Index([run.info.run_id for run in runs], name="run_id"))
+    return pd.DataFrame(rows, pd.Index([run.info.run_id for run in runs], name="run_id"))
 
 
-def load_tagger(run_id: str) -> TextTagger:
-    """Rebuild the model of a run from its artifacts, if they are the bytes that were logged.
+def seconds_of(run: Run) -> float | None:
+    """Return what the training took, or else the run; None for a run without an end."""
+    if "training_seconds" in run.data.metrics:
+        return run.data.metrics["training_seconds"]
+    ended = run.info.end_time
+    return (ended - run.info.start_time) / 1000 if ended else None
 
-    Raises NoRunError where the run or they are missing, ArtifactError where they are damaged.
+
+def train_function_of(run: Run) -> Callable:
+    """Return the function that trained the run. Raise RecordError where it names none that can be imported."""
+    name = run.data.tags.get(TRAIN)
+    if name is None:
+        raise RecordError(
+            f"Run {run.info.run_id} does not name the function that trained it. Train it with "
+            "tracking.train_and_log(params, splits, train=...), which records the function."
+        )
+    try:
+        return resolve(name)
+    except ValueError as error:
+        raise RecordError(f"Run {run.info.run_id} was trained by a function that is not here: {error}") from error
+
+
+def params_of(run: Run) -> Any:
+    """Return the params that the run has logged, as its train function takes them.
+
+    Raise RecordError where it has not logged them, or the function's params are others now.
     """
+    values = _params_file(run) or {name: _literal(text) for name, text in run.data.params.items()}
+    if not values:
+        raise RecordError(f"Run {run.info.run_id} has logged no params. Name them.")
+    kind = typing.get_type_hints(train_function_of(run)).get("params")
+    try:
+        return kind(**values) if is_dataclass(kind) else values
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"Run {run.info.run_id} has no usable params: {error} Name them.") from error
+
+
+def splits_of(run: Run) -> Splits:
+    """Return the data that the run trained on, from its own copy. Raise RecordError where it has none."""
+    if DATA not in checksums.checksums_of(run):
+        raise RecordError(f"Run {run.info.run_id} has no copy of its data. Name the splits.")
+    with TemporaryDirectory() as folder:
+        checksums.fetch(run, [DATA], folder)
+        return Splits.load(Path(folder) / Path(DATA).name)
+
+
+def histories(run_id: str) -> dict[str, dict[int, float]]:
+    """Return metric -> step -> value of a run, without those that the machine decides about."""
+    client = MlflowClient()
+    names = [
+        name
+        for name in client.get_run(run_id).data.metrics
+        if not name.startswith("system/") and name not in MEASURED
+    ]
+    return {name: {m.step: m.value for m in client.get_metric_history(run_id, name)} for name in sorted(names)}
+
+
+def get_run(run_id: str) -> Run:
+    """Return the run. Raise NoRunError where it is not in the store, or in its trash."""
+    try:
+        run = mlflow.get_run(run_id)
+    except MlflowException as error:
+        raise NoRunError(f"Run {run_id} is not in this store: {error.message}") from error
+    if run.info.lifecycle_stage == "deleted":
+        raise NoRunError(f"Run {run_id} was deleted. Bring it back first: tracking.restore_runs([{run_id!r}]).")
+    return run
+
+
+def _params_file(run: Run) -> dict | None:
     with TemporaryDirectory() as folder:
         try:
-            run = mlflow.get_run(run_id)
-            artifacts.fetch(run, ["params.json"], folder)
-            artifacts.fetch(run, models.files_of(folder), folder)
-        except (MlflowException, FileNotFoundError) as error:
-            raise NoRunError(f"Run {run_id} cannot be loaded: {error}") from error
-        return models.load(folder)
+            checksums.fetch(run, [PARAMS], folder)
+        except (MlflowException, OSError):
+            return None  # a run that was logged with MLflow's calls alone
+        return read_json(Path(folder) / PARAMS, dict)
+
+
+def _literal(text: str) -> object:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,131 +1,80 @@
-"""Runs in MLflow: connect to the store, log what was trained, find the best run, load it again.
+"""A training as a run: begun, logged and ended as what it was; and its model loaded again.
 
-tracking.connect()
-run_id = tracking.train_and_log(Params(), splits)
-tagger = tracking.load_tagger(tracking.best_run().info.run_id)
+with start_run("my-model"):           # mlflow.start_run, and the run's process is known
+    ...
+run_id = train_and_log(Params(), splits)
+tagger = load_tagger(run_id)
 """
 
+import json
 import logging
-import math
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import mlflow
-import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from tqdm import tqdm
 
-from support.tracking import checksums as artifacts
-from support.data import corpus as data
-from support.tracking import orphans as ghosts
-from support.models import kinds as models
-from support.tracking import remote as offline
-from support.tracking import once
 from support import plots
-from support.tracking import portable
-from support.tracking import provenance
-from support.tracking import vitals
+from support.data.corpus import about, load_projects
+from support.data.splits import Splits, split
 from support.models.checkpoint import Checkpoint
 from support.models.evaluation import latency_ms
-from support.models.params import Checked, Params
-from support.tracking.runs import (  # noqa: F401 - best_runs, runs_table and load_tagger for callers
+from support.models.params import Params, name_of, resolve
+from support.models.tagger import Tagger, TextTagger, Trained, tagger_files
+from support.tracking import checksums, provenance, remote
+from support.tracking.live import NewMetrics, log_epochs
+from support.tracking.orphans import PROCESS, this_process
+from support.tracking.predictions import log_predictions
+from support.tracking.runs import DATA, PARAMS, TRAIN, NoRunError, best_runs, get_run, params_of
+from support.tracking.store import (
     EXPERIMENT,
-    NoRunError,
-    best_run,
-    best_runs,
-    find_experiment,
-    load_tagger,
-    runs_table,
+    checkpoints_folder,
+    connect,
+    database_of,
+    experiment_id_of,
+    let_go,
 )
-from support.sync.endpoint import ORIGIN
-from support.tracking.store import check_writable, database_of, let_go, local_uri, plan_for_many_runs, store_lock
-from support.tracking.store import stores_dir as resolve_stores_dir
-from support.models.tagger import Tagger
-from support.models.trained import Trained
-from support.models.training import OnEpoch
 
-# The machine decides about these too: a run that is done again may have others.
-MEASURED = ("training_seconds", "size_bytes", "latency_ms")
-
-
-def connect(stores_dir: str | os.PathLike | None = None) -> str:
-    """Point MLflow at the store and give its tracking URI.
-
-    MLFLOW_TRACKING_URI wins when it is set: a team's server. Otherwise, and while that server is away, the
-    store is SQLite, `mlflow.db` in the stores folder, made on first use, once even when several processes
-    start together. MLflow sends no telemetry from here on. Raises ServerRefuses where the server does not
-    let this user in.
-
-    A store that was moved is told where it is now, and runs of dead processes are set to KILLED.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    mlflow.telemetry.set_telemetry_client()
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    uri = offline.uri_or_local(given, local_uri(stores_dir))
-    mlflow.set_tracking_uri(uri)
-    # MLflow writes it there too, where the next call would take it for the user's own choice.
-    os.environ.pop("MLFLOW_TRACKING_URI", None)
-    if given:
-        os.environ["MLFLOW_TRACKING_URI"] = given
-    database = database_of(uri)
-    if database:
-        check_writable(database.parent)
-    with store_lock(uri):
-        # A new database announces each table that it makes.
-        for name in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        MlflowClient().search_experiments(max_results=1)
-        if database:
-            plan_for_many_runs(database)
-            portable.repair(database)
-        ghosts.lay()
-        _sweep_checkpoints()
-    return uri
-
-
-def set_experiment(name: str = EXPERIMENT) -> str:
-    """Make the experiment the current one, create it if need be, and give its id."""
-    uri = mlflow.get_tracking_uri()
-    with store_lock(uri):
-        if find_experiment(name) is None:
-            # Without a location of its own, artifacts would land in the folder that one happens to be in.
-            database = database_of(uri)
-            try:
-                mlflow.create_experiment(
-                    name,
-                    artifact_location=(database.parent / "artifacts").as_uri() if database else None,
-                    tags={"mlflow.experimentKind": "custom_model_development"},  # the UI's training view
-                )
-            except MlflowException as error:  # another member of the team was faster
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-    return mlflow.set_experiment(name).experiment_id
+ORIGIN = "support.sync.origin"  # the run that this one goes on from, or is the copy of
 
 
 @contextmanager
 def start_run(
-    run_name: str | None = None, experiment: str = EXPERIMENT, run_id: str | None = None, **tags: str
+    run_name: str | None = None,
+    experiment: str | None = None,
+    run_id: str | None = None,
+    tags: dict[str, Any] | None = None,
+    **given: Any,
 ) -> Iterator[Run]:
     """Open a run, new or (by `run_id`) an earlier one, and end it as what it was.
 
-    FINISHED at the end of the block, FAILED after an exception, KILLED after an interrupt. What was
-    logged until then stays. The machine's load is logged meanwhile.
+    FINISHED at the end of the block, FAILED after an exception, KILLED after an interrupt. What was logged
+    until then stays. Without `experiment` it is in the current one. All else is passed on to
+    mlflow.start_run: `nested`, `description`, `parent_run_id`. MLflow logs the machine's load meanwhile.
+    Raise RuntimeError where another run is open and this one is not `nested`.
     """
-    tags |= provenance.process_tags()
+    if (active := mlflow.active_run()) and not given.get("nested"):
+        raise RuntimeError(
+            f"The run {active.info.run_name!r} is still open, from an earlier cell perhaps. End it with "
+            "mlflow.end_run(), or start this one in it with nested=True."
+        )
+    if other := os.environ.pop("MLFLOW_RUN_ID", None):
+        print(f"MLFLOW_RUN_ID names the run {other}. It stays as it is: this is another run.")
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it announces its start and end
+    given = {"log_system_metrics": True, **given, "tags": {**(tags or {}), PROCESS: this_process()}}
     if run_id:
         mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
-        begun = mlflow.start_run(run_id, run_name=run_name, tags=tags)
+        begun = mlflow.start_run(run_id, run_name=run_name, **given)
     else:
-        begun = once.start_run(set_experiment(experiment), run_name, tags)
-    with begun as run, vitals.watch(run.info.run_id):
+        place = experiment_id_of(experiment) if experiment else given.pop("experiment_id", None)
+        begun = remote.start_run(run_name=run_name, experiment_id=place, **given)
+    with begun as run:
         try:
             yield run
         except (KeyboardInterrupt, SystemExit) as interrupt:
@@ -134,38 +83,94 @@ def start_run(
             raise
 
 
-def describe_run(splits: data.Splits) -> None:
-    """Log what the current run starts from: the dataset with its digest, the code, the versions."""
-    everything = pd.concat([splits.train, splits.val, splits.test])
-    dataset = mlflow.data.from_pandas(
-        everything.assign(tags=everything.tags.str.join(" ")),
-        source=data.LESSON_URL if splits.corpus == "lesson" else None,
-        name=splits.corpus,
-        digest=splits.digest,
-    )
-    mlflow.log_input(dataset, context="training, validation and test")
-    mlflow.set_tags({"corpus": splits.corpus, "split_seed": splits.seed})
-    provenance.record(splits)
+def train_and_log(
+    params: Any,
+    splits: Splits,
+    run_name: str | None = None,
+    experiment: str | None = None,
+    train: Callable | None = None,
+) -> str:
+    """Train in a tracked run and return its id: notebook 01 in one call.
+
+    `train(params, splits, on_epoch=None, checkpoint=None)` is the function that the params name as
+    `trained_by`, unless another is given. It returns a Trained, or a dict of metrics after it has logged its
+    model by MLflow's own call. Without `experiment` it is the one that was set (mlflow.set_experiment), else
+    `baselines`. The run is named after its model.
+
+    Where the server goes away meanwhile, the training goes on, from its last epoch, in a run on this machine.
+    `sync.sync()` makes one run of the two later, with the id of the first.
+    """
+    train = train or _train_function(params)
+    if experiment is None and not any(os.environ.get(f"MLFLOW_EXPERIMENT_{part}") for part in ("ID", "NAME")):
+        experiment = EXPERIMENT
+    run, run_name = None, run_name or getattr(params, "model", None) or train.__name__
+    try:
+        with start_run(run_name, experiment) as run:
+            train_in(run, params, splits, train)
+    except MlflowException:
+        if not remote.is_away(mlflow.get_tracking_uri()) or database_of(connect()) is None:
+            raise
+        begun = run
+        with start_run(run_name, experiment, tags={ORIGIN: begun.info.run_id} if begun else {}) as run:
+            if begun and (state := checkpoint_of(begun.info.run_id).path).exists():
+                state.replace(checkpoint_of(run.info.run_id).path)
+            train_in(run, params, splits, train)
+    checkpoint_of(run.info.run_id).remove()
+    return run.info.run_id
 
 
-def log_trained(trained: Trained, splits: data.Splits) -> None:
-    """Log to the current run what a training gave: metrics, artifacts, figures."""
-    overall = trained.performance["overall"]
-    log = _Once()
-    if trained.history:
-        log({"best_val_loss": trained.best_val_loss, "best_epoch": trained.best_epoch})
-    log({name: overall[name] for name in ("precision", "recall", "f1")} | {"val_f1": trained.val_f1})
+def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = None, **more: Any) -> None:
+    """Train in the current run and log all of it. What the run has already is not done again.
+
+    `more` goes to the train function, such as `start_from`.
+    """
+    train = train or _train_function(params)
+    values = asdict(params) if is_dataclass(params) else dict(params)
+    try:
+        mlflow.set_tag(TRAIN, name_of(train))
+    except ValueError as error:
+        print(f"This run cannot be resumed or reproduced. {error}")
+        train_source = None
+    else:
+        train_source = train
+    mlflow.log_params(values)  # first: a run that fails says what it tried
+    known = checksums.checksums_of(run)
+    if PARAMS not in known:
+        with TemporaryDirectory() as folder:
+            Path(folder, PARAMS).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+            checksums.log_files(folder)
+    if DATA not in known:
+        provenance.log_context(splits, train_source)
+    with log_epochs(values.get("num_epochs")) as on_epoch:
+        result = train(params, splits, on_epoch=on_epoch, checkpoint=checkpoint_of(run.info.run_id), **more)
+    if isinstance(result, Trained):
+        log_trained(result, splits)
+    elif isinstance(result, dict):
+        NewMetrics()(result)
+    elif result is not None:
+        raise TypeError(f"{train.__name__} returned a {type(result).__name__}. Return a dict of metrics, or nothing.")
+
+
+def log_trained(trained: Trained, splits: Splits) -> None:
+    """Log to the current run what a training of ours gave: metrics, artifacts, predictions, figures."""
+    log = NewMetrics()
+    log(trained.metrics)
     with TemporaryDirectory() as folder:
         trained.save(folder)
         log(costs(trained, folder, splits))
-        mlflow.log_artifacts(folder)
-        artifacts.sign(folder)
+        checksums.log_files(folder)
+    for part in ("val", "test"):
+        examples = getattr(splits, part)
+        probabilities = trained.tagger.predict_proba(list(examples.text))
+        targets = trained.label_encoder.encode(examples.tags)
+        said = probabilities >= trained.threshold
+        log_predictions(part, examples, probabilities, targets, said, trained.label_encoder.classes)
     for name, figure in figures(trained, splits).items():
         mlflow.log_figure(figure, f"plots/{name}.png")
 
 
-def costs(trained: Trained, folder: str | Path, splits: data.Splits) -> dict[str, float]:
-    """Measure what a model costs: seconds to train, bytes of its files in `folder`, milliseconds a text."""
+def costs(trained: Trained, folder: str | Path, splits: Splits) -> dict[str, float]:
+    """Return what a model costs: seconds to train, bytes of its files in `folder`, milliseconds a text."""
     return {
         "training_seconds": round(trained.seconds, 3),
         "size_bytes": sum(path.stat().st_size for path in Path(folder).iterdir()),
@@ -173,8 +178,8 @@ def costs(trained: Trained, folder: str | Path, splits: data.Splits) -> dict[str
     }
 
 
-def figures(trained: Trained, splits: data.Splits) -> dict:
-    """Draw a training: name -> matplotlib figure."""
+def figures(trained: Trained, splits: Splits) -> dict:
+    """Return the pictures of a training: name -> matplotlib figure."""
     targets = trained.label_encoder.encode(splits.val.tags)
     probabilities = trained.tagger.predict_proba(list(splits.val.text))
     drawn = {}
@@ -186,107 +191,64 @@ def figures(trained: Trained, splits: data.Splits) -> dict:
     }
 
 
-@contextmanager
-def log_epochs(num_epochs: int) -> Iterator[OnEpoch]:
-    """Give an `on_epoch` that logs each epoch's metrics to the current run and moves a progress bar.
+def load_tagger(run_id: str) -> TextTagger:
+    """Return the model of a run, rebuilt from its artifacts, if they are the bytes that were logged.
 
-    An epoch that the run has already is not logged again.
+    Raise NoRunError where the run or they are missing, ArtifactError where they are damaged.
     """
-    log = _Once()
-    with tqdm(total=num_epochs, unit="epoch", file=sys.stdout) as bar:
-
-        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            log(metrics, step=epoch)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
-            bar.update()
-
-        yield on_epoch
-
-
-def train_and_log(params: Checked, splits: data.Splits, run_name: str | None = None) -> str:
-    """Train in a tracked run, named after its kind of model, and give its id: notebook 01 in one call.
-
-    Where the server goes away meanwhile, the training goes on, from its last epoch, in a run on this machine.
-    `sync.sync()` makes one run of the two later, with the id of the first.
-    """
-    run, run_name = None, run_name or params.model
-    try:
-        with start_run(run_name) as run:
-            train_in(run, params, splits)
-    except MlflowException:
-        if not offline.is_away(mlflow.get_tracking_uri()) or database_of(connect()) is None:
-            raise
-        begun, tags = run, {ORIGIN: run.info.run_id} if run else {}
-        with start_run(run_name, **tags) as run:
-            if begun and (state := checkpoint_of(begun.info.run_id).path).exists():
-                state.replace(checkpoint_of(run.info.run_id).path)
-            train_in(run, params, splits)
-    checkpoint_of(run.info.run_id).remove()
-    return run.info.run_id
+    run = get_run(run_id)
+    with TemporaryDirectory() as folder:
+        kind = tagger_type_of(run)
+        try:
+            checksums.fetch(run, tagger_files(kind), folder)
+        except (MlflowException, OSError) as error:
+            raise NoRunError(
+                f"Run {run_id} has not all files of a tagger ({error}). If it logged a model with MLflow, load "
+                "that: mlflow.pyfunc.load_model."
+            ) from error
+        return kind.load(folder)
 
 
-def train_in(run: Run, params: Checked, splits: data.Splits, start_from: Tagger | None = None) -> None:
-    """Train in the current run and log all of it. What the run has already is not done again."""
-    mlflow.log_params(asdict(params))
-    if artifacts.digests_of(run).get(provenance.DATA) is None:
-        describe_run(splits)
-    with log_epochs(params.num_epochs) if params.model == "cnn" else nullcontext() as on_epoch:
-        trained = models.train(params, splits, on_epoch, checkpoint_of(run.info.run_id), start_from)
-    log_trained(trained, splits)
+def tagger_type_of(run: Run) -> type[TextTagger]:
+    """Return the class that loads the run's tagger. A run that names no train function is the lesson's CNN."""
+    if TRAIN not in run.data.tags:
+        return Tagger
+    loader = getattr(params_of(run), "loaded_by", None)
+    if loader is None:
+        raise NoRunError(
+            f"Run {run.info.run_id} holds no tagger. Load the model that it logged: mlflow.pyfunc.load_model."
+        )
+    return resolve(loader)
 
 
 def checkpoint_of(run_id: str) -> Checkpoint:
-    """Give the place of a run's state while it trains: beside the store, or in stores/ for a server's run."""
-    database = database_of(mlflow.get_tracking_uri())
-    folder = database.parent if database else resolve_stores_dir()
-    return Checkpoint(folder / "checkpoints" / f"{run_id}.pt")
+    """Return the place of a run's state while it trains."""
+    return Checkpoint(checkpoints_folder() / f"{run_id}.pt")
 
 
-def ensure_run() -> Run:
-    """Give the best run; where there is none yet, train one with the lesson's params, and say so."""
+def ensure_run(splits: Splits | None = None) -> Run:
+    """Return the best run that holds a CNN; where there is none yet, train one with the lesson's params, and
+    say so."""
+    projects = None if splits else load_projects()
+    splits = splits or split(projects)
     try:
-        return best_run()
+        runs = best_runs(splits=splits, max_results=100)
     except NoRunError:
-        print("There is no finished run yet, so one is trained now, as notebook 01 does.")
-        projects = data.load_projects()
-        print(data.about(projects))
-        train_and_log(Params(), data.split(projects))
-        return best_run()
+        runs = []
+    for run in runs:
+        if run.data.params.get("model") == "cnn":
+            return run
+    print("There is no finished run of the CNN yet, so one is trained now, as notebook 01 does.")
+    if projects is not None:
+        print(about(projects))
+    return get_run(train_and_log(Params(), splits))
 
 
-class _Once:
-    """Logs metrics to the current run, but no step of a metric a second time, as MLflow would.
-
-    A second value that is not the first is an error, unless it was MEASURED: then the first stays.
-    """
-
-    def __init__(self) -> None:
-        client, run = MlflowClient(), mlflow.get_run(mlflow.active_run().info.run_id)
-        names = [name for name in run.data.metrics if not name.startswith("system/")]
-        history = {name: client.get_metric_history(run.info.run_id, name) for name in names}
-        self.logged = {(m.key, m.step): m.value for metrics in history.values() for m in metrics}
-
-    def __call__(self, metrics: dict[str, float], step: int = 0) -> None:
-        for name, value in metrics.items():
-            measured = name in MEASURED or not math.isfinite(value)
-            if not measured and self.logged.get((name, step), value) != value:
-                raise RuntimeError(
-                    f"{name} of step {step} is {value!r} now, and the run has logged "
-                    f"{self.logged[name, step]!r}: this is not the same training. Start a new run."
-                )
-        new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
-        if new:
-            mlflow.log_metrics(new, step=step)
-
-
-def _sweep_checkpoints() -> None:
-    """Remove the checkpoints of finished runs: who is killed in a run's last moment leaves one."""
-    for path in checkpoint_of("*").path.parent.glob("*.pt"):
-        try:
-            finished = mlflow.get_run(path.stem).info.status == "FINISHED"
-        except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
-                raise
-            finished = False  # a run of another store, a server's say, that keeps its checkpoints here too
-        if finished:
-            Checkpoint(path).remove()
+def _train_function(params: Any) -> Callable:
+    name = getattr(params, "trained_by", None)
+    if name is None:
+        raise ValueError(
+            "These params do not say which function trains by them. Name it: "
+            "train_and_log(params, splits, train=my_model.train)."
+        )
+    return resolve(name)

@@ -1,0 +1,141 @@
+"""Three parts of a dataset: to learn from, to choose with, and to measure with once.
+
+splits = split(df, seed=1234)           # texts with tags
+splits = Splits(train, val, test, corpus="digits", seed=0)   # DataFrames of any columns
+splits.digest                           # known again by it: runs on the same splits may be compared
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+from sklearn.preprocessing import MultiLabelBinarizer
+
+from support.data.cleaning import LESSON
+
+PARTS = ("train", "val", "test")
+FACTS = ("corpus", "seed", "source", "source_digest", "aliases", "cleaning")
+
+
+class DataError(ValueError):
+    """The data are missing or not usable. The message names the file, or the row and column, and a remedy."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three DataFrames of the same columns, and where they come from.
+
+    The values are texts, numbers, booleans, or lists of these. The series' own have `text` (clean) and `tags`
+    (list of str); `aliases` are the tags' other names, and `cleaning` is how the texts were cleaned.
+    """
+
+    train: pd.DataFrame
+    val: pd.DataFrame
+    test: pd.DataFrame
+    corpus: str
+    seed: int
+    source: str = ""
+    source_digest: str = ""
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    cleaning: str = LESSON
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that change when any value, column or place in the splits changes."""
+        parts = [_written(getattr(self, name), name)["rows"] for name in PARTS]
+        columns = [list(map(str, getattr(self, name).columns)) for name in PARTS]
+        return hashlib.sha256(json.dumps([columns, parts]).encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write all of it to `path` as JSON. Raise DataError for a value that JSON cannot hold."""
+        facts = {name: getattr(self, name) for name in FACTS}
+        facts |= {name: _written(getattr(self, name), name) for name in PARTS}
+        path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "Splits":
+        """Return what `save` wrote. Raise DataError where the file holds something else."""
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            parts = {name: _read(facts[name]) for name in PARTS}
+            return cls(**parts, **{name: facts[name] for name in FACTS})
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path} does not hold splits: {error!r}.") from error
+
+
+def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
+    """Split texts with tags 70/15/15, stratified over the tags. The same data and seed give the same split.
+
+    Raise DataError where the rows are not texts with tags, or too few.
+    Source: Sechidis et al. (2011), "On the stratification of multi-label data".
+    """
+    df = checked(df)
+    if len(set(df.tags.explode())) < 2:
+        raise DataError("Fewer than two tags leave nothing to learn: lower min_tag_count or bring more data.")
+    too_few = f"{len(df)} rows are too few to split in three: bring more data."
+    if len(df) < 10:
+        raise DataError(too_few)
+    labels = MultiLabelBinarizer().fit_transform(df.tags)
+    rows = np.arange(len(df))
+    train, rest = _stratify(rows, labels, 0.3, seed)
+    val, test = _stratify(rest, labels[rest], 0.5, seed)
+    parts = [df.iloc[sorted(part)].reset_index(drop=True) for part in (train, val, test)]
+    if not all(map(len, parts)):
+        raise DataError(too_few)
+    facts = {name: df.attrs[name] for name in FACTS if name in df.attrs and name != "seed"}
+    return Splits(*parts, **{"corpus": "unnamed", **facts}, seed=seed)
+
+
+def checked(df: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with each `tags` as a list. Raise DataError, by row and column, for what is no text or
+    no list of tags."""
+    if missing := {"text", "tags"} - set(df.columns):
+        raise DataError(f"The data need the columns text and tags, and have no {' and no '.join(missing)}.")
+    tags = []
+    for row, text, given in zip(df.index, df.text, df.tags, strict=True):
+        if not isinstance(text, str) or not text.strip():
+            raise DataError(f"Row {row}, column 'text': {text!r} is no text with letters. Correct it, or drop it.")
+        found = [] if isinstance(given, str) or not np.iterable(given) else list(given)
+        if not found or not all(isinstance(tag, str) and tag for tag in found):
+            raise DataError(
+                f"Row {row}, column 'tags': {given!r} is no list of tags, such as ['nlp', 'graphs']. Correct it, "
+                "or drop the row."
+            )
+        tags.append(found)
+    return df.assign(tags=tags)
+
+
+def _stratify(rows: np.ndarray, labels: np.ndarray, size: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    splitter = MultilabelStratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
+    first, second = next(splitter.split(rows, labels))
+    return rows[first], rows[second]
+
+
+def _written(part: pd.DataFrame, name: str) -> dict:
+    """Return a DataFrame as JSON can hold it, with the types that bring it back as it was."""
+    dtypes = {str(column): str(dtype) for column, dtype in part.dtypes.items()}
+    columns = {str(column): [_plain(value) for value in part[column].tolist()] for column in part.columns}
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    try:
+        json.dumps(rows).encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"The {name} split holds values that cannot be recorded ({error}). Use texts, numbers, booleans, or "
+            "lists of these."
+        ) from error
+    return {"dtypes": dtypes, "rows": rows}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _read(written: dict) -> pd.DataFrame:
+    frame = pd.DataFrame(written["rows"], columns=list(written["dtypes"]), dtype=object)
+    return frame.astype(written["dtypes"])
