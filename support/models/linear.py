@@ -13,8 +13,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+from pydantic import Field
 from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -25,8 +25,8 @@ from support.data.splits import Splits
 from support.models.checkpoint import Checkpoint
 from support.models.encoding import LabelEncoder
 from support.models.evaluation import best_threshold, get_performance, measure
-from support.models.params import PLAIN, Count, Flag, Positive, Seed, checked
 from support.models.files import need, read_json
+from support.models.params import PLAIN, Count, Flag, Positive, Seed, checked
 from support.models.tagger import TextTagger, Trained
 from support.models.training import OnEpoch, class_weights
 from support.models.weights import read_weights
@@ -42,7 +42,9 @@ class LinearParams:
     """
 
     word_ngrams: Count = 2  # words and up to so many in a row
-    char_ngrams: Annotated[int, PLAIN, Field(gt=1, lt=100, description="a whole number from 2 to 99")] = 4  # 2 up to so many letters in a row, within a word
+    char_ngrams: Annotated[int, PLAIN, Field(gt=1, lt=100, description="a whole number from 2 to 99")] = (
+        4  # 2 up to so many letters in a row, within a word
+    )
     C: Positive = 3.0  # the higher, the closer to the examples
     naive_bayes: Flag = True  # whether telling features count more: see count_ratios
     use_val: Flag = False
@@ -159,7 +161,9 @@ def train_linear(
     for fit, rest in folds.split(targets, targets):
         unseen[rest] = _probabilities(columns[rest], *_fit(params, columns[fit], targets[fit]))
     threshold = best_threshold(targets, unseen)
-    tagger = LinearTagger(features, *_fit(params, columns, targets), label_encoder, threshold, splits.cleaning)
+    tagger = LinearTagger(
+        features, *_fit(params, columns, targets), label_encoder, threshold, splits.cleaning
+    )
     seconds = time.monotonic() - started
     cross_validated = get_performance(targets, unseen >= threshold, label_encoder.classes)
     val = cross_validated if params.use_val else measure(tagger, splits.val)

@@ -21,8 +21,8 @@ from support.data.splits import Splits
 from support.models.checkpoint import Checkpoint
 from support.models.encoding import LabelEncoder
 from support.models.evaluation import measure
-from support.models.params import checked
 from support.models.files import need, read_json
+from support.models.params import checked
 from support.models.tagger import TextTagger, Trained
 from support.models.training import OnEpoch
 

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from support.data.splits import DataError, Splits
 from support.models.checkpoint import Checkpoint, CheckpointError
 from support.models.cnn import CNN
-from support.data.splits import DataError, Splits
 from support.models.encoding import LabelEncoder, Tokenizer
 from support.models.evaluation import best_threshold, get_performance
 from support.models.params import Params

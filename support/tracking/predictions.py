@@ -89,7 +89,10 @@ def read_predictions(run: Run, part: str = "test") -> Predictions | None:
 def example_ids(examples: pd.DataFrame) -> list[str]:
     """Return 16 hex digits for each row, from its values: the same example has the same id in every run."""
     columns = [examples[name].tolist() for name in examples.columns]
-    rows = (json.dumps(row, default=lambda value: np.asarray(value).tolist()) for row in zip(*columns, strict=True))
+    rows = (
+        json.dumps(row, default=lambda value: np.asarray(value).tolist())
+        for row in zip(*columns, strict=True)
+    )
     return [hashlib.sha256(row.encode()).hexdigest()[:16] for row in rows]
 
 
@@ -98,5 +101,3 @@ def _one_hot(labels: np.ndarray, classes: np.ndarray) -> np.ndarray:
     if labels.ndim == 1:
         return labels.astype(str)[:, None] == classes[None, :]
     return labels.astype(bool)
-
-

@@ -161,7 +161,9 @@ def code_state() -> tuple[str | None, str, list[str]]:
         else:
             kept.append(change)
     # Each part but the first has lost what it was split at.
-    whole = "".join(part if part.startswith("diff --git ") else f"diff --git {part}" for part in map(_ended, kept))
+    whole = "".join(
+        part if part.startswith("diff --git ") else f"diff --git {part}" for part in map(_ended, kept)
+    )
     return commit, whole, gaps
 
 

@@ -163,7 +163,9 @@ def store_lock(uri: str) -> Iterator[None]:
         try:
             held = lock.acquire(QUIET_WAIT)
         except Timeout:
-            print(f"Another process is at work in the store {path.parent.name}/: waiting until it is done ...")
+            print(
+                f"Another process is at work in the store {path.parent.name}/: waiting until it is done ..."
+            )
             held = lock.acquire()
     except PermissionError as error:
         raise StoreError(
@@ -230,7 +232,11 @@ def _remove_checkpoints_of_finished_runs() -> None:
         try:
             finished = mlflow.get_run(path.stem).info.status == "FINISHED"
         except MlflowException as error:
-            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"):
+            if error.error_code not in (
+                "RESOURCE_DOES_NOT_EXIST",
+                "INVALID_PARAMETER_VALUE",
+                "PERMISSION_DENIED",
+            ):
                 raise
             finished = False  # a run of another store, a server's say, that keeps its checkpoints here too
         if finished:
