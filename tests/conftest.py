@@ -62,29 +62,36 @@ settings.load_profile("repeatable")
 def own_environment(tmp_path: Path) -> Iterator[None]:
     """Run each test with an empty store and nothing of the user's: no server, token, proxy or run.
 
-    What the test changes is put back: MLflow writes its tracking URI and its current experiment into the
-    environment, and keeps both in memory too.
+    What the test changes is put back, also what MLflow remembers: its store and its current experiment. A
+    store that a module's fixture has connected stays connected in all tests of the module.
     """
     before = dict(os.environ)
     for name in USERS_OWN:
         os.environ.pop(name, None)
     os.environ["STORES_DIR"] = str(tmp_path / "stores")
+    uri, experiment_id = _remembered_by_mlflow()
     yield
     os.environ.clear()
     os.environ.update(before)
     if "mlflow" in sys.modules:
-        _forget_what_mlflow_remembers()
+        import mlflow
+        from mlflow.tracking import fluent
+
+        while mlflow.active_run():
+            mlflow.end_run("KILLED")
+        mlflow.set_tracking_uri(uri)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)  # where MLflow has just written it
+        fluent._active_experiment_id = experiment_id  # MLflow has no call that forgets it: 3.16 to 3.18
 
 
-def _forget_what_mlflow_remembers() -> None:
+def _remembered_by_mlflow() -> tuple[str | None, str | None]:
+    if "mlflow" not in sys.modules:
+        return None, None
     import mlflow
     from mlflow.tracking import fluent
 
-    while mlflow.active_run():
-        mlflow.end_run("KILLED")
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri("")
-    fluent._active_experiment_id = None  # MLflow has no call for it; mlflow 3.17
+    uri = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    return uri, fluent._active_experiment_id
 
 
 @pytest.fixture(scope="session")
