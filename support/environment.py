@@ -43,9 +43,7 @@ def prepare() -> None:
     _install(missing)
     still_missing = missing_requirements({dist.name for dist in importlib.metadata.distributions()})
     if still_missing:
-        raise EnvironmentIncompleteError(
-            f"pip did not bring: {', '.join(still_missing)}. See its output above."
-        )
+        raise EnvironmentIncompleteError(f"pip did not bring: {', '.join(still_missing)}. See its output above.")
 
 
 def missing_requirements(installed: set[str]) -> list[str]:

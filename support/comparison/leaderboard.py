@@ -89,9 +89,7 @@ class Leaderboard:
 
         Raises NoRunError where none of them keeps it, ArtifactError where it is damaged.
         """
-        by_tag = {
-            f"{rank} {run.info.run_name}": _f1_by_tag(run) for rank, run in enumerate(self.runs[:top], 1)
-        }
+        by_tag = {f"{rank} {run.info.run_name}": _f1_by_tag(run) for rank, run in enumerate(self.runs[:top], 1)}
         if not any(by_tag.values()):
             raise tracking.NoRunError(f"None of the best {top} runs keeps a {PERFORMANCE}.")
         return plots.f1_by_tag_and_run(by_tag)
@@ -117,9 +115,7 @@ def rank(splits: Splits | None = None, experiment: str = tracking.EXPERIMENT) ->
         every = mlflow.search_runs([found.experiment_id], output_format="list") if found else []
         runs = {run.info.run_id: run for run in every}
     searches = {_search_of(run) for run in runs.values()} - {None}
-    reasons = {
-        run_id: _unfit(run, bool(_search_of(run)) or run_id in searches) for run_id, run in runs.items()
-    }
+    reasons = {run_id: _unfit(run, bool(_search_of(run)) or run_id in searches) for run_id, run in runs.items()}
     # A stable sort: equal ones stay as MLflow gives them, the latest first.
     fit = sorted((run for run_id, run in runs.items() if not reasons[run_id]), key=_f1, reverse=True)
     if fit or splits:

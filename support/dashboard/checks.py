@@ -92,9 +92,7 @@ def fetch(
             if isinstance(reason, TimeoutError):
                 return 0, "no answer in time"
             if attempt == ATTEMPTS or not isinstance(reason, ConnectionError):
-                raise TunnelError(
-                    f"{url.partition('?')[0]} cannot be reached: {error}. Is there a network?"
-                ) from error
+                raise TunnelError(f"{url.partition('?')[0]} cannot be reached: {error}. Is there a network?") from error
 
 
 def answer_to(request: Request, timeout: float) -> tuple[int, str]:
@@ -135,9 +133,7 @@ def prove_ours(url: str, login: tuple[str, str] | None = None) -> None:
         if status != 200 or "experiments" not in json.loads(text):
             refuse(url, status, text)
     if (status := fetch(url + SEARCH, login, origin=STRANGER)[0]) != 403:
-        raise TunnelError(
-            f"MLflow answers to pages of other sites (HTTP {status}). Do not share this address."
-        )
+        raise TunnelError(f"MLflow answers to pages of other sites (HTTP {status}). Do not share this address.")
 
 
 def refuse(url: str, status: int, text: str):

@@ -117,9 +117,7 @@ def ask(state: dict, do: str, timeout: float = START_TIMEOUT + agent.START_TIMEO
 
 
 def sign(key: str, *parts: str) -> str:
-    return hmac.new(
-        bytes.fromhex(key), "\n".join(part.strip() for part in parts).encode(), "sha256"
-    ).hexdigest()
+    return hmac.new(bytes.fromhex(key), "\n".join(part.strip() for part in parts).encode(), "sha256").hexdigest()
 
 
 def tail(log: Path, lines: int = 8) -> str:

@@ -104,8 +104,7 @@ class Guard:
             too_late.cancel()
             if "error" in said:
                 raise DashboardError(
-                    f"port {self.port} of this machine cannot be used: {said['error']}. "
-                    "Give another one, or none."
+                    f"port {self.port} of this machine cannot be used: {said['error']}. Give another one, or none."
                 )
             if "port" not in said:
                 raise self.no_start(too_slow=time.monotonic() - started >= START_TIMEOUT)

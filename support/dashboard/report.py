@@ -151,9 +151,7 @@ def figures(run: Run) -> list[str]:
         return [
             embed(
                 Path(
-                    mlflow.artifacts.download_artifacts(
-                        run_id=run.info.run_id, artifact_path=path, dst_path=folder
-                    )
+                    mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path, dst_path=folder)
                 ).read_bytes(),
                 Path(path).stem.replace("_", " "),
             )
@@ -170,6 +168,5 @@ def picture(figure: Figure, caption: str) -> str:
 def embed(png: bytes, caption: str) -> str:
     source, caption = base64.b64encode(png).decode(), html.escape(caption)
     return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{source}">'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure><img alt="{caption}" src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
     )

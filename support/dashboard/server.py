@@ -107,9 +107,7 @@ def main() -> None:
     settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
     server = uvicorn.Server(settings)
     stopped = threading.Event()
-    watcher = threading.Thread(
-        target=end_with_guard, args=(server, config["ngrok_config"], stopped), daemon=True
-    )
+    watcher = threading.Thread(target=end_with_guard, args=(server, config["ngrok_config"], stopped), daemon=True)
     watcher.start()
     server.run(sockets=[listener])
     stopped.set()

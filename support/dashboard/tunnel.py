@@ -106,9 +106,7 @@ def start(port: int, token: str, user: str, password: str, config: Path) -> tupl
         del os.environ["NGROK_AUTHTOKEN"]
     if not str(tunnel.public_url).startswith("https://"):
         stop(config)
-        raise TunnelError(
-            "ngrok gave an address without encryption, which would show the password. Try again."
-        )
+        raise TunnelError("ngrok gave an address without encryption, which would show the password. Try again.")
     return tunnel.public_url, agent
 
 

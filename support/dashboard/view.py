@@ -41,9 +41,7 @@ class Dashboard:
         return f"{self.view}\n" + "\n".join(f"{name}: {link}" for name, link in self.links.items())
 
     def _repr_html_(self) -> str:
-        links = "".join(
-            f'<li><a href="{url}" target="_blank">{name}</a></li>' for name, url in self.links.items()
-        )
+        links = "".join(f'<li><a href="{url}" target="_blank">{name}</a></li>' for name, url in self.links.items())
         return f"<p>{self.view}</p><ul>{links}</ul>"
 
     def __enter__(self) -> "Dashboard":
@@ -214,9 +212,7 @@ def choose_view(state, status, experiment, token, login, share) -> Dashboard:
         login = status["user"], tunnel.Secret(status["password"])
     elif token:
         try:
-            public = contact.ask(state, "open_tunnel", token=token, user=login[0], password=login[1])[
-                "public_url"
-            ]
+            public = contact.ask(state, "open_tunnel", token=token, user=login[0], password=login[1])["public_url"]
             tunnel.prove_closed(public)  # before MLflow answers through it
             contact.ask(state, "serve", hosts=[*hosts_of(local), public])
             tunnel.prove_ours(public, login)
@@ -224,9 +220,7 @@ def choose_view(state, status, experiment, token, login, share) -> Dashboard:
             contact.ask(state, "close_tunnel")
             public, problem = None, f"No tunnel: {error} "
     if public:
-        view = (
-            "A tunnel that asks for a user and password (show_credentials), because there is an ngrok token."
-        )
+        view = "A tunnel that asks for a user and password (show_credentials), because there is an ngrok token."
         return Dashboard(public, view, experiment, login, state, local)
     where, view = local, "An address that only this machine reaches, because there is no ngrok token."
     hosts = hosts_of(local)

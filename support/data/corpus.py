@@ -24,8 +24,7 @@ from support.data.cleaning import ALL_SCRIPTS, LESSON, clean
 from support.data.splits import DataError
 
 LESSON_URL = (
-    "https://raw.githubusercontent.com/GokuMohandas/Made-With-ML/"
-    "486014928ed9f455860f65ee147f49521f9d71d2/datasets/"
+    "https://raw.githubusercontent.com/GokuMohandas/Made-With-ML/486014928ed9f455860f65ee147f49521f9d71d2/datasets/"
 )
 LESSON_SHA256 = {
     "projects.json": "f064fd7a0408a974c9ee94270100f33c63c17b8e38dc758e9257c1a5b62e4b31",
@@ -155,9 +154,7 @@ def _read(path: Path, **fields: type) -> list[dict]:
             f"correct LESSON_DATA_DIR (or the argument), or leave it out to use the lesson's corpus."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not valid JSON in UTF-8 ({error}). Fetch or write the file again."
-        ) from error
+        raise DataError(f"{path} is not valid JSON in UTF-8 ({error}). Fetch or write the file again.") from error
     if not isinstance(entries, list) or not entries:
         kind = "nothing" if entries == [] else f"a {type(entries).__name__}"
         raise DataError(f"{path} must hold a list of objects. It holds {kind}.")

@@ -98,9 +98,7 @@ def checked(df: pd.DataFrame) -> pd.DataFrame:
     tags = []
     for row, text, given in zip(df.index, df.text, df.tags, strict=True):
         if not isinstance(text, str) or not text.strip():
-            raise DataError(
-                f"Row {row}, column 'text': {text!r} is no text with letters. Correct it, or drop it."
-            )
+            raise DataError(f"Row {row}, column 'text': {text!r} is no text with letters. Correct it, or drop it.")
         found = [] if isinstance(given, str) or not np.iterable(given) else list(given)
         if not found or not all(isinstance(tag, str) and tag for tag in found):
             raise DataError(

@@ -174,9 +174,7 @@ def _agreed(run: Run, params: Checked | None, splits: Splits | None) -> tuple[Ch
         raise LineageError(f"Run {run.info.run_id} began with other params:\n{_listed(changes)}")
     recorded = splits_of(run) if provenance.DATA in artifacts.digests_of(run) or splits is None else splits
     if splits and splits.digest != recorded.digest:
-        raise LineageError(
-            f"Run {run.info.run_id} began with other data:\n{_listed(_data(recorded, splits))}"
-        )
+        raise LineageError(f"Run {run.info.run_id} began with other data:\n{_listed(_data(recorded, splits))}")
     return logged, recorded
 
 
@@ -187,9 +185,7 @@ def _data(before: Splits, now: Splits) -> dict[str, tuple]:
         | {name: f"{len(getattr(s, name))} texts" for name in ("train", "val", "test")}
         for s in (before, now)
     ]
-    changes = {
-        name: (facts[0][name], facts[1][name]) for name in facts[0] if facts[0][name] != facts[1][name]
-    }
+    changes = {name: (facts[0][name], facts[1][name]) for name in facts[0] if facts[0][name] != facts[1][name]}
     texts = [set(pd.concat([s.train, s.val, s.test]).text) for s in (before, now)]
     if texts[0] != texts[1]:
         changes["texts of its own"] = (len(texts[0] - texts[1]), len(texts[1] - texts[0]))
@@ -232,6 +228,4 @@ def histories(run_id: str) -> dict[str, dict[int, float]]:
         for name in client.get_run(run_id).data.metrics
         if not name.startswith("system/") and name not in tracking.MEASURED
     ]
-    return {
-        name: {m.step: m.value for m in client.get_metric_history(run_id, name)} for name in sorted(names)
-    }
+    return {name: {m.step: m.value for m in client.get_metric_history(run_id, name)} for name in sorted(names)}

@@ -96,9 +96,7 @@ class LabelEncoder:
         tags = list(tags)
         unknown = sorted({tag for row in tags for tag in row} - set(self.classes))
         if unknown:
-            raise ValueError(
-                f"Unknown tags: {', '.join(unknown)}. The encoder knows {', '.join(self.classes)}."
-            )
+            raise ValueError(f"Unknown tags: {', '.join(unknown)}. The encoder knows {', '.join(self.classes)}.")
         return self._binarizer.transform(tags).astype(np.float32)
 
     def decode(self, predictions: np.ndarray) -> list[list[str]]:

@@ -49,9 +49,7 @@ def get_performance(targets: np.ndarray, predictions: np.ndarray, classes: list[
 
 def measure(tagger: "TextTagger", part: pd.DataFrame) -> dict:
     """Return `get_performance` of a tagger on one of the splits."""
-    targets, predictions = (
-        tagger.label_encoder.encode(tags) for tags in (part.tags, tagger.predict(part.text))
-    )
+    targets, predictions = (tagger.label_encoder.encode(tags) for tags in (part.tags, tagger.predict(part.text)))
     return get_performance(targets, predictions, tagger.label_encoder.classes)
 
 

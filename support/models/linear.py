@@ -161,9 +161,7 @@ def train_linear(
     for fit, rest in folds.split(targets, targets):
         unseen[rest] = _probabilities(columns[rest], *_fit(params, columns[fit], targets[fit]))
     threshold = best_threshold(targets, unseen)
-    tagger = LinearTagger(
-        features, *_fit(params, columns, targets), label_encoder, threshold, splits.cleaning
-    )
+    tagger = LinearTagger(features, *_fit(params, columns, targets), label_encoder, threshold, splits.cleaning)
     seconds = time.monotonic() - started
     cross_validated = get_performance(targets, unseen >= threshold, label_encoder.classes)
     val = cross_validated if params.use_val else measure(tagger, splits.val)

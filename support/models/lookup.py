@@ -130,9 +130,7 @@ class LookupMax(torch.autograd.Function):
                 # As a channels-last picture of height 1, the pooling that also tells the winners'
                 # positions takes all filters at once: six times faster than sums.max(1).
                 picture = sums.view(len(piece), some, -1).transpose(1, 2).unsqueeze(2)
-                values, positions = (
-                    part.flatten(1) for part in F.max_pool2d(picture, (1, some), return_indices=True)
-                )
+                values, positions = (part.flatten(1) for part in F.max_pool2d(picture, (1, some), return_indices=True))
                 higher = values > best[start:stop] if first else torch.ones_like(values, dtype=torch.bool)
                 best[start:stop] = values.where(higher, best[start:stop])
                 won = winners[start:stop].view(len(piece), -1)

@@ -36,13 +36,9 @@ def checked(cls: T) -> T:
             name = first["loc"][0] if first["loc"] else None
             if name in known:
                 wanted = known[name].description or first["msg"]
-                raise ValueError(
-                    f"{name} must be {wanted}, and {kwargs.get(name, first['input'])!r} is not."
-                ) from None
+                raise ValueError(f"{name} must be {wanted}, and {kwargs.get(name, first['input'])!r} is not.") from None
             unknown = sorted(kwargs.keys() - known.keys())
-            raise ValueError(
-                f"Unknown params: {', '.join(unknown)}. Known are: {', '.join(known)}."
-            ) from None
+            raise ValueError(f"Unknown params: {', '.join(unknown)}. Known are: {', '.join(known)}.") from None
 
     made.__init__ = __init__
     return made
@@ -95,9 +91,7 @@ Widths = Annotated[
     list[Width],
     PLAIN,
     AfterValidator(_different),
-    Field(
-        min_length=1, max_length=100, description="a list of up to 100 different whole numbers from 1 to 1000"
-    ),
+    Field(min_length=1, max_length=100, description="a list of up to 100 different whole numbers from 1 to 1000"),
 ]
 
 

@@ -106,9 +106,7 @@ class Trainer:
             if on_epoch:
                 on_epoch(epoch, metrics)
             if not finite:
-                raise FloatingPointError(
-                    f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}."
-                )
+                raise FloatingPointError(f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}.")
         self.model.load_state_dict(self.best_weights)
         return self.history
 
@@ -215,9 +213,7 @@ def train_cnn(
         history = trainer.train(train, val, on_epoch, checkpoint.save if checkpoint else None)
         threshold = best_threshold(val.targets.cpu().numpy(), trainer.predict_step(val))
         val_performance, performance = (
-            get_performance(
-                part.targets.cpu().numpy(), trainer.predict_step(part) >= threshold, label_encoder.classes
-            )
+            get_performance(part.targets.cpu().numpy(), trainer.predict_step(part) >= threshold, label_encoder.classes)
             for part in (val, test)
         )
     return Trained(
@@ -236,9 +232,7 @@ def warm_start(model: CNN, tokenizer: Tokenizer, label_encoder: LabelEncoder, ta
 
     The rows of tokens and tags are matched by name; those that `tagger` does not know keep their own weights.
     """
-    now, before = (
-        {name: i for i, name in enumerate(e.classes)} for e in (label_encoder, tagger.label_encoder)
-    )
+    now, before = ({name: i for i, name in enumerate(e.classes)} for e in (label_encoder, tagger.label_encoder))
     by_name = {
         "embeddings.weight": (tokenizer.token_to_index, tagger.tokenizer.token_to_index),
         "fc2.weight": (now, before),
@@ -261,8 +255,7 @@ def class_weights(tags: Iterable[list[str]], classes: list[str]) -> Tensor:
     missing = [name for name in classes if not counts[name]]
     if missing:
         raise DataError(
-            f"No example in the training split for: {', '.join(missing)}. "
-            "Raise min_tag_count or bring more data."
+            f"No example in the training split for: {', '.join(missing)}. Raise min_tag_count or bring more data."
         )
     weights = torch.tensor([1 / counts[name] for name in classes])
     return weights / weights.mean()

@@ -32,9 +32,7 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     )
     if found != wanted:
         names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
-        raise ArtifactError(
-            f"{path.name} does not fit params, tokens and tags: see {', '.join(map(str, names))}."
-        )
+        raise ArtifactError(f"{path.name} does not fit params, tokens and tags: see {', '.join(map(str, names))}.")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ArtifactError(f"{path.name} is damaged: not all weights are finite numbers.")
     return weights

@@ -96,9 +96,7 @@ def model_card(run: Run, tagger: Tagger, performance: dict) -> str:
 
 def _table(head: Iterable[str], rows: Iterable) -> str:
     """Lay out a Markdown table; a float gets three digits."""
-    shown = [
-        [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in (head, *rows)
-    ]
+    shown = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in (head, *rows)]
     # MLflow's page puts no space between columns, so each cell but the last brings its own.
     lines = [f"| {f'{GAP} | '.join(row)} |" for row in shown]
     return "\n".join([lines[0], "|" + " --- |" * len(shown[0]), *lines[1:]])

@@ -92,9 +92,7 @@ def _refuse_unless_better(run: Run, present: ModelVersion | None) -> None:
     if run.info.status != "FINISHED" or not metrics.get("f1", -1) >= 0:  # nothing ever beats a NaN
         raise PromotionError(f"{who} is not finished or has no metric f1. Finish it, or name another run.")
     if not all(tags.get(name) for name in SAME_DATA):
-        raise PromotionError(
-            f"{who} has no record of its data. Train with tracking.train_and_log, which keeps one."
-        )
+        raise PromotionError(f"{who} has no record of its data. Train with tracking.train_and_log, which keeps one.")
     if present is None:
         return
     best = mlflow.get_run(present.run_id)
@@ -110,8 +108,7 @@ def _refuse_unless_better(run: Run, present: ModelVersion | None) -> None:
     f1, to_beat = metrics["f1"], best.data.metrics["f1"]
     if not f1 > to_beat:
         raise PromotionError(
-            f"{who} (F1 {f1:.4f}) does not beat {theirs} (F1 {to_beat:.4f}) on the same test split. "
-            f"The champion stays."
+            f"{who} (F1 {f1:.4f}) does not beat {theirs} (F1 {to_beat:.4f}) on the same test split. The champion stays."
         )
 
 
@@ -166,9 +163,7 @@ def _log(run: Run, folder: Path, about: str) -> str:
     """Log MLflow's files as a model of the run, with description, params and metrics; give the model's id."""
     client, run_id = MlflowClient(), run.info.run_id
     # mlflow.pyfunc.log_model would open the run again, and change when it ended.
-    model_id = client.create_logged_model(
-        run.info.experiment_id, NAME, run_id, {NOTE: about}, run.data.params
-    ).model_id
+    model_id = client.create_logged_model(run.info.experiment_id, NAME, run_id, {NOTE: about}, run.data.params).model_id
     # MLflow writes where things were on this machine, and reads their names alone.
     saved = Model.load(folder)
     saved.model_id = model_id

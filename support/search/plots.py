@@ -42,9 +42,7 @@ def draw(studies: dict[str, Study]) -> dict[str, Figure]:
 
 def parallel_coordinates(trials: dict[str, list[FrozenTrial]]) -> Figure:
     """Show each measured trial as a line through its params to its F1. `trials` has a list a space."""
-    figure, rows = plt.subplots(
-        len(trials), figsize=(8, 2.9 * len(trials)), layout="constrained", squeeze=False
-    )
+    figure, rows = plt.subplots(len(trials), figsize=(8, 2.9 * len(trials)), layout="constrained", squeeze=False)
     plt.close(figure)  # else a notebook shows it twice
     for axes, (name, found) in zip(rows[:, 0], trials.items(), strict=True):
         _lines(axes, found)
@@ -95,9 +93,7 @@ def _lines(axes: Axes, trials: list[FrozenTrial]) -> None:
         axes.axvline(x, color=GREY, linewidth=0.8, zorder=0)
         for height, text in ticks.items():
             box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
-            axes.annotate(
-                text, (x, height), (4, 0), textcoords="offset points", va="center", fontsize=8, bbox=box
-            )
+            axes.annotate(text, (x, height), (4, 0), textcoords="offset points", va="center", fontsize=8, bbox=box)
     axes.set_xticks(range(len(names) + 1), [*names, "validation F1"])
     axes.tick_params(length=0)
     axes.set(yticks=[], xlim=(-0.1, len(names) + 0.45), ylim=(-0.07, 1.07))

@@ -70,9 +70,7 @@ class Worker:
     def claim(self) -> Trial | None:
         """Take the next trial that waits, and sign it with this process."""
         with self.lock:  # without it, two could take the same trial, or one too many
-            if not self.study.get_trials(deepcopy=False, states=WAITING) or is_stale(
-                self.study, self.patience
-            ):
+            if not self.study.get_trials(deepcopy=False, states=WAITING) or is_stale(self.study, self.patience):
                 return None
             trial = self.study.ask()
             for name, value in provenance.process_tags().items():
@@ -118,9 +116,7 @@ class Worker:
         mlflow.log_params(asdict(params))
         # The test split is not there to be seen: what measures on it measures on the validation split.
         splits = replace(self.splits, test=self.splits.val)
-        mlflow.set_tags(
-            {"corpus": splits.corpus, "split_seed": splits.seed, "split_digest": self.splits.digest}
-        )
+        mlflow.set_tags({"corpus": splits.corpus, "split_seed": splits.seed, "split_digest": self.splits.digest})
 
         def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
             value = -metrics["val_loss"]  # the study maximises

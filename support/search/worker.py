@@ -51,9 +51,7 @@ class Party:
             with self.lock:
                 study = open_study(config["storage"], f"{parent_id}/{name}")
                 plan(study, space)
-            self.workers.append(
-                Worker(study, name, space, splits, parent_id, self.lock, seed, patience, stop)
-            )
+            self.workers.append(Worker(study, name, space, splits, parent_id, self.lock, seed, patience, stop))
 
     def work(self, tell: Callable[[], None] = lambda: None) -> None:
         """Try all that waits, and what dead processes left; call `tell` after each trial."""

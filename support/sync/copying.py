@@ -117,9 +117,7 @@ def _files(folder: Path, name: tuple) -> Facts:
     found = {}
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         with path.open("rb") as file:
-            found[*name, path.relative_to(folder).as_posix()] = hashlib.file_digest(
-                file, "sha256"
-            ).hexdigest()
+            found[*name, path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
     return found
 
 
@@ -146,18 +144,14 @@ def _write(source: Side, target: Side, run: Run, copy: Run, missing: Facts, fold
     for name, value in missing.items():
         kinds.setdefault(name[0], []).append((*name[1:], value))
     params = [Param(name, value) for name, value in kinds.get("param", [])]
-    metrics = [
-        Metric(name, float(value), time, step) for name, step, value, time, _ in kinds.get("metric", [])
-    ]
+    metrics = [Metric(name, float(value), time, step) for name, step, value, time, _ in kinds.get("metric", [])]
     tags = [RunTag(name, target.ids.get(value, value)) for name, value in kinds.get("tag", [])]
     for batch in _batches(params, PARAMS):
         client.log_batch(copy_id, params=batch, synchronous=True)
     for batch in _batches(metrics, METRICS):
         client.log_batch(copy_id, metrics=batch, synchronous=True)
     datasets = [
-        each
-        for each in run.inputs.dataset_inputs
-        if ("dataset", each.dataset.name, each.dataset.digest) in missing
+        each for each in run.inputs.dataset_inputs if ("dataset", each.dataset.name, each.dataset.digest) in missing
     ]
     if datasets:
         client.log_inputs(copy_id, datasets)
@@ -170,9 +164,7 @@ def _write(source: Side, target: Side, run: Run, copy: Run, missing: Facts, fold
         client.log_batch(copy_id, tags=batch, synchronous=True)
 
 
-def _write_model(
-    source: Side, target: Side, model: LoggedModel, copy: Run, missing: Facts, folder: Path
-) -> None:
+def _write_model(source: Side, target: Side, model: LoggedModel, copy: Run, missing: Facts, folder: Path) -> None:
     """Write what is missing of one model; its status last."""
     client, origin = target.client, source.origins[model.model_id]
     mine = {name: value for name, value in missing.items() if "model" in name[0] and name[1] == origin}
@@ -193,9 +185,7 @@ def _write_model(
     if files:
         location = client.get_logged_model(copy_id).artifact_location
         _upload(target, location, source.fetch(model.artifact_location, folder), files)
-    if tags := {
-        name: target.ids.get(value[0], value[0]) for kind, name, *value in lacks if kind == "model tag"
-    }:
+    if tags := {name: target.ids.get(value[0], value[0]) for kind, name, *value in lacks if kind == "model tag"}:
         client.set_logged_model_tags(copy_id, tags)
     for kind, *what in lacks:
         if kind == "model metric":

@@ -26,9 +26,7 @@ def copies_of(
     `experiments` are the source's, by id. What fails goes into `failed`, and its runs have no copy.
     """
     used = {f"experiment {experiments[run.info.experiment_id].name}": run.info.experiment_id for run in runs}
-    found = each(
-        (source, target), used, lambda experiment_id: _experiment(target, experiments[experiment_id]), failed
-    )
+    found = each((source, target), used, lambda experiment_id: _experiment(target, experiments[experiment_id]), failed)
     places = {used[name]: place for name, place in found}
     runs = [run for run in runs if run.info.experiment_id in places]
     store = hashlib.sha256(f"{provenance.host()} {source.uri}".encode()).hexdigest()[:16]

@@ -60,9 +60,7 @@ def _make(target: Side, model: RegisteredModel) -> None:
             client.set_registered_model_tag(model.name, name, value)
 
 
-def _bring_version(
-    source: Side, target: Side, version: ModelVersion, ids: dict[str, str]
-) -> tuple[str, bool]:
+def _bring_version(source: Side, target: Side, version: ModelVersion, ids: dict[str, str]) -> tuple[str, bool]:
     """Give the number of the version's copy, and whether it is new."""
     client, name = target.client, version.name
     there = _find(target, version)
@@ -96,8 +94,7 @@ def _find(target: Side, version: ModelVersion) -> ModelVersion | None:
 def _source(source: Side, target: Side, version: ModelVersion, ids: dict[str, str]) -> tuple[str, str | None]:
     """Give where the copy's files are: its source and, of a logged model, the id."""
     old, new = (
-        side.client.get_run(run_id)
-        for side, run_id in ((source, version.run_id), (target, ids[version.run_id]))
+        side.client.get_run(run_id) for side, run_id in ((source, version.run_id), (target, ids[version.run_id]))
     )
     source.models(old)
     target.models(new)

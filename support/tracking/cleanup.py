@@ -81,9 +81,7 @@ def _chosen(run_ids, where, all_but_best, experiment, metric) -> list[Run]:
         raise CleanupError(f"There is no experiment {experiment!r}.")
     if where is not None:
         return mlflow.search_runs([found.experiment_id], where, output_format="list")
-    finished = mlflow.search_runs(
-        [found.experiment_id], "attributes.status = 'FINISHED'", output_format="list"
-    )
+    finished = mlflow.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", output_format="list")
     finished = [run for run in finished if metric in run.data.metrics]
     return sorted(finished, key=lambda run: run.data.metrics[metric], reverse=True)[all_but_best:]
 

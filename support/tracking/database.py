@@ -144,9 +144,7 @@ def _replace(path: Path, make) -> None:
 
 def _version(path: Path) -> str:
     """Return the version of the database's tables. Raise StoreError for a file that is not MLflow's."""
-    remedy = (
-        "Bring a backup back, move the file away to begin a new store, or set STORES_DIR to another folder."
-    )
+    remedy = "Bring a backup back, move the file away to begin a new store, or set STORES_DIR to another folder."
     with path.open("rb") as file:
         head = file.read(100)
     if head[:16] != MAGIC:
@@ -156,9 +154,7 @@ def _version(path: Path) -> str:
         raise StoreError(f"{path} is cut off: a part of it is missing. {remedy}")
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=60)) as connection:
-            tables = {
-                name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-            }
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
             if not {"alembic_version", "experiments", "runs"} <= tables:
                 raise StoreError(f"{path} is the database of another program. {remedy}")
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()

@@ -89,10 +89,7 @@ def read_predictions(run: Run, part: str = "test") -> Predictions | None:
 def example_ids(examples: pd.DataFrame) -> list[str]:
     """Return 16 hex digits for each row, from its values: the same example has the same id in every run."""
     columns = [examples[name].tolist() for name in examples.columns]
-    rows = (
-        json.dumps(row, default=lambda value: np.asarray(value).tolist())
-        for row in zip(*columns, strict=True)
-    )
+    rows = (json.dumps(row, default=lambda value: np.asarray(value).tolist()) for row in zip(*columns, strict=True))
     return [hashlib.sha256(row.encode()).hexdigest()[:16] for row in rows]
 
 

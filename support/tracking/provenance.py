@@ -108,9 +108,7 @@ def differences(run: Run, train: Callable | None = None) -> dict[str, tuple[str,
     """Compare this environment with the run's: name -> (the run's, this one's), only what differs."""
     then = recorded_environment(run)
     return {
-        name: (then.get(name, "not recorded"), now)
-        for name, now in environment(train).items()
-        if then.get(name) != now
+        name: (then.get(name, "not recorded"), now) for name, now in environment(train).items() if then.get(name) != now
     }
 
 
@@ -161,9 +159,7 @@ def code_state() -> tuple[str | None, str, list[str]]:
         else:
             kept.append(change)
     # Each part but the first has lost what it was split at.
-    whole = "".join(
-        part if part.startswith("diff --git ") else f"diff --git {part}" for part in map(_ended, kept)
-    )
+    whole = "".join(part if part.startswith("diff --git ") else f"diff --git {part}" for part in map(_ended, kept))
     return commit, whole, gaps
 
 

@@ -75,9 +75,7 @@ def ask(uri: str) -> None:
     if response.status_code >= 500:
         raise ServerAway(f"The server {name} is away: it answers {response.status_code}.")
     if response.status_code != 200:
-        raise ValueError(
-            f"{name} answers {response.status_code}: that is no MLflow server. See MLFLOW_TRACKING_URI."
-        )
+        raise ValueError(f"{name} answers {response.status_code}: that is no MLflow server. See MLFLOW_TRACKING_URI.")
 
 
 def is_away(uri: str) -> bool:

@@ -165,9 +165,7 @@ def train_function_of(run: Run) -> Callable:
     try:
         return resolve(name)
     except ValueError as error:
-        raise RecordError(
-            f"Run {run.info.run_id} was trained by a function that is not here: {error}"
-        ) from error
+        raise RecordError(f"Run {run.info.run_id} was trained by a function that is not here: {error}") from error
 
 
 def params_of(run: Run) -> Any:
@@ -198,13 +196,9 @@ def histories(run_id: str) -> dict[str, dict[int, float]]:
     """Return metric -> step -> value of a run, without those that the machine decides about."""
     client = MlflowClient()
     names = [
-        name
-        for name in client.get_run(run_id).data.metrics
-        if not name.startswith("system/") and name not in MEASURED
+        name for name in client.get_run(run_id).data.metrics if not name.startswith("system/") and name not in MEASURED
     ]
-    return {
-        name: {m.step: m.value for m in client.get_metric_history(run_id, name)} for name in sorted(names)
-    }
+    return {name: {m.step: m.value for m in client.get_metric_history(run_id, name)} for name in sorted(names)}
 
 
 def get_run(run_id: str) -> Run:
@@ -214,9 +208,7 @@ def get_run(run_id: str) -> Run:
     except MlflowException as error:
         raise NoRunError(f"Run {run_id} is not in this store: {error.message}") from error
     if run.info.lifecycle_stage == "deleted":
-        raise NoRunError(
-            f"Run {run_id} was deleted. Bring it back first: tracking.restore_runs([{run_id!r}])."
-        )
+        raise NoRunError(f"Run {run_id} was deleted. Bring it back first: tracking.restore_runs([{run_id!r}]).")
     return run
 
 

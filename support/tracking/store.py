@@ -163,9 +163,7 @@ def store_lock(uri: str) -> Iterator[None]:
         try:
             held = lock.acquire(QUIET_WAIT)
         except Timeout:
-            print(
-                f"Another process is at work in the store {path.parent.name}/: waiting until it is done ..."
-            )
+            print(f"Another process is at work in the store {path.parent.name}/: waiting until it is done ...")
             held = lock.acquire()
     except PermissionError as error:
         raise StoreError(

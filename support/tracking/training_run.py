@@ -148,9 +148,7 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
     elif isinstance(result, dict):
         NewMetrics()(result)
     elif result is not None:
-        raise TypeError(
-            f"{train.__name__} returned a {type(result).__name__}. Return a dict of metrics, or nothing."
-        )
+        raise TypeError(f"{train.__name__} returned a {type(result).__name__}. Return a dict of metrics, or nothing.")
 
 
 def log_trained(trained: Trained, splits: Splits) -> None:
