@@ -3,6 +3,7 @@
 Only the standard library is imported here, since this runs before anything is installed.
 """
 
+import gc
 import importlib
 import importlib.metadata
 import os
@@ -11,10 +12,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
-REPORTED = ("mlflow", "torch", "numpy", "pandas", "scikit-learn", "matplotlib", "pyngrok")
+REPORTED = ("mlflow", "torch", "numpy", "pandas", "scikit-learn")
 
 
 class EnvironmentIncompleteError(ImportError):
@@ -22,7 +24,7 @@ class EnvironmentIncompleteError(ImportError):
 
 
 def on_colab() -> bool:
-    """Tell whether this is a Google Colab notebook."""
+    """Return whether this is a Google Colab notebook."""
     return "google.colab" in sys.modules
 
 
@@ -47,20 +49,37 @@ def prepare() -> None:
 
 
 def missing_requirements(installed: set[str]) -> list[str]:
-    """Give the lines of requirements.txt, but for the local ones, whose package is not in `installed`."""
+    """Return the lines of requirements.txt, but for the local ones, whose package is not in `installed`."""
     lines = [line for line in REQUIREMENTS.read_text(encoding="utf-8").splitlines() if line]
     wanted = [line.split("#")[0].strip() for line in lines if "# local:" not in line]
     names = {_normal(name) for name in installed}
     return [line for line in wanted if line and _normal(re.split(r"[<>=~!]", line)[0]) not in names]
 
 
+def best_device():
+    """Return the torch.device of the GPU where there is one (CUDA, then Apple's MPS), else of the CPU."""
+    import torch  # not before `prepare` has brought it
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
 def report() -> None:
     """Print the versions that matter and the device that a training uses."""
-    from support.models.training import best_device
-
-    print(f"Python {platform.python_version()} on {'Colab' if on_colab() else platform.system()}")
+    place = "Colab" if on_colab() else platform.system()
+    print(f"Python {platform.python_version()} on {place}. Training uses: {best_device()}.")
     print(", ".join(f"{name} {importlib.metadata.version(name)}" for name in REPORTED))
-    print(f"Training uses: {best_device()}")
+
+
+def let_go(interrupt: BaseException) -> None:
+    """Let go of the database that an interrupt keeps locked, for all of this process and all others.
+
+    SQLite's lock lasts as long as a cursor that has not ended, and one that was interrupted stays in the
+    frames of the traceback, and in what refers to itself there.
+    """
+    traceback.clear_frames(interrupt.__traceback__)
+    gc.collect()
 
 
 def _normal(name: str) -> str:

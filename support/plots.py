@@ -1,7 +1,11 @@
-"""The pictures of a run. Each function returns a matplotlib figure and shows nothing by itself."""
+"""The pictures of a run. Each function returns a matplotlib figure and shows nothing by itself.
+
+They have no background of their own and mid-tone colours, so that they are legible in a light and a dark theme.
+"""
 
 from collections import Counter
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -9,14 +13,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
-BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#8c8c8c"
+BLUE, ORANGE, GREY = "#3b8bc9", "#e8830c", "#808080"
+STYLE = {name: GREY for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
+STYLE |= {"figure.facecolor": "none", "axes.facecolor": "none", "legend.frameon": False}
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
+styled = mpl.rc_context(STYLE)  # a decorator for what draws
 
 
-def new_figure(width: float = 7, height: float = 3.6) -> tuple[Figure, Axes]:
-    """Return a figure of this size, in inches, and its axes."""
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+def new_figure(width: float = 7, height: float = 3.6, **given) -> tuple[Figure, Axes]:
+    """Return a figure of this size, in inches, and its axes; more than one by what plt.subplots takes."""
+    figure, axes = plt.subplots(figsize=(width, height), layout="constrained", **given)
     plt.close(figure)  # else a notebook shows it twice
-    axes.spines[["top", "right"]].set_visible(False)
+    for each in np.ravel(axes):
+        each.tick_params(which="both", colors=GREY)  # ticks are made later, when the style is no longer on
     return figure, axes
 
 
@@ -25,6 +34,7 @@ def plain(name: str) -> str:
     return " ".join(name.replace("$", r"\$").split())
 
 
+@styled
 def tag_counts(tags: pd.Series) -> Figure:
     """Show how many projects carry each tag. `tags` holds lists of str."""
     counts = Counter(tag for row in tags for tag in row).most_common()
@@ -36,6 +46,7 @@ def tag_counts(tags: pd.Series) -> Figure:
     return figure
 
 
+@styled
 def text_lengths(texts: pd.Series) -> Figure:
     """Show how long the clean texts are, in characters."""
     figure, axes = new_figure(height=2.8)
@@ -44,18 +55,37 @@ def text_lengths(texts: pd.Series) -> Figure:
     return figure
 
 
-def learning_curves(history: list[dict[str, float]], best_epoch: int) -> Figure:
-    """Show the losses by epoch, and the epoch whose weights are kept."""
+@styled
+def learning_curves(
+    history: list[dict[str, float]],
+    best_epoch: int | None = None,
+    title: str = "Learning curves",
+    best_run: dict[int, float] | None = None,
+) -> Figure:
+    """Show the losses by epoch, and the epoch whose weights are kept.
+
+    Losses are the metrics with "loss" in their names; where there is none, it is all of them. `best_run` is
+    step -> validation loss of another run, drawn in grey.
+    """
     epochs = range(1, len(history) + 1)
+    names = list(dict.fromkeys(name for metrics in history for name in metrics))
+    losses = [name for name in names if "loss" in name] or names
     figure, axes = new_figure()
-    axes.plot(epochs, [metrics["train_loss"] for metrics in history], color=BLUE, label="training")
-    axes.plot(epochs, [metrics["val_loss"] for metrics in history], color=ORANGE, label="validation")
-    axes.axvline(best_epoch, color=GREY, linestyle="--", label=f"best epoch ({best_epoch})")
-    axes.set(title="Learning curves", xlabel="epoch", ylabel="loss")
-    axes.legend(frameon=False)
+    if best_run:
+        axes.plot(list(best_run), list(best_run.values()), color=GREY, linewidth=1, label="best run so far")
+    for number, name in enumerate(losses):
+        values = [metrics.get(name, np.nan) for metrics in history]
+        axes.plot(epochs, values, color=(BLUE, ORANGE, f"C{number}")[min(number, 2)], label=plain(name))
+    if best_epoch:
+        axes.axvline(best_epoch, color=GREY, linestyle="--", label=f"best epoch ({best_epoch})")
+    axes.set_title("\n".join(map(plain, title.splitlines())), fontsize="medium")
+    axes.set(xlabel="epoch", ylabel="loss" if losses != names else "")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend()
     return figure
 
 
+@styled
 def precision_recall(targets: np.ndarray, probabilities: np.ndarray, threshold: float) -> Figure:
     """Show precision against recall over all decisions, and where the threshold stands.
 
@@ -65,19 +95,16 @@ def precision_recall(targets: np.ndarray, probabilities: np.ndarray, threshold: 
     precision, recall, _ = precision_recall_curve(truth, scores)
     predicted = scores >= threshold
     hits = truth[predicted].sum()
+    place = hits / truth.sum(), hits / max(predicted.sum(), 1)
     figure, axes = new_figure(width=4.8)
     axes.plot(recall, precision, color=BLUE)
-    axes.plot(hits / truth.sum(), hits / max(predicted.sum(), 1), "o", color=ORANGE)
-    axes.annotate(
-        f"threshold {threshold:.2f}",
-        (hits / truth.sum(), hits / max(predicted.sum(), 1)),
-        xytext=(8, 6),
-        textcoords="offset points",
-    )
+    axes.plot(*place, "o", color=ORANGE)
+    axes.annotate(f"threshold {threshold:.2f}", place, xytext=(8, 6), textcoords="offset points")
     axes.set(title="Validation split", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
     return figure
 
 
+@styled
 def f1_by_tag(performance: dict) -> Figure:
     """Show the F1 of each tag, best first, from `get_performance`."""
     by_tag = sorted(performance["class"].items(), key=lambda item: item[1]["f1"])

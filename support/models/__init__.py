@@ -19,6 +19,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "params": ["Params"],
         "rules": ["RuleParams", "RuleTagger", "train_rules"],
         "tagger": ["Tagger", "TextTagger", "Trained"],
-        "training": ["Trainer", "best_device", "train_cnn"],
+        "training": ["Trainer", "train_cnn"],
     },
 )

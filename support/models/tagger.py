@@ -127,7 +127,7 @@ class Trained:
 
     `val_f1` is its weighted F1 on what chose its threshold, and `seconds` what the training took. `history`
     holds one dict an epoch: train_loss, val_loss, lr. A model without epochs has an empty one, and None for
-    `best_epoch` and `best_val_loss`.
+    `best_epoch` and `best_val_loss`. `interrupted` says that the reader stopped it before its end.
     """
 
     params: Any
@@ -137,6 +137,7 @@ class Trained:
     seconds: float
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
+    interrupted: bool = False
 
     @property
     def label_encoder(self) -> LabelEncoder:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from support.data.splits import DataError, Splits
+from support.environment import best_device, let_go
 from support.models.checkpoint import Checkpoint, CheckpointError
 from support.models.cnn import CNN
 from support.models.encoding import LabelEncoder, Tokenizer
@@ -53,6 +54,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
         self.seconds = 0.0  # what the epochs have taken
+        self.interrupted = False
 
     def train_step(self, examples: Examples) -> float:
         """Train for one epoch; give the mean loss of an example."""
@@ -84,31 +86,42 @@ class Trainer:
         """Train until the validation loss has not improved for `patience` epochs; keep the best weights.
 
         After every epoch, the last included, `save(state)` is called, and then `on_epoch(epoch, metrics)`.
-        Epochs that `load_state_dict` brought are told to `on_epoch` again. Raise FloatingPointError when a
-        loss is no longer a number.
+        Epochs that `load_state_dict` brought are told to `on_epoch` again. An interrupt ends a training that
+        is saved early, with the best weights. Raise FloatingPointError when a loss is no longer a number.
         """
         for epoch, metrics in enumerate(self.history if on_epoch else [], start=1):
             on_epoch(epoch, metrics)
         started = time.monotonic() - self.seconds
-        while not self.finished:
-            lr = self.optimizer.param_groups[0]["lr"]
-            metrics = {"train_loss": self.train_step(train), "val_loss": self.eval_step(val)[0], "lr": lr}
-            epoch = len(self.history) + 1
-            finite = all(map(math.isfinite, metrics.values()))
-            if finite:
-                self.history.append(metrics)
-                self.scheduler.step(metrics["val_loss"])
-                if self.best_epoch == epoch:
-                    self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
-                self.seconds = time.monotonic() - started
-                if save:
-                    save(self.state_dict())
-            if on_epoch:
-                on_epoch(epoch, metrics)
-            if not finite:
-                raise FloatingPointError(f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}.")
+        try:
+            while not self.finished:
+                self._train_epoch(train, val, started, on_epoch, save)
+        except KeyboardInterrupt as interrupt:
+            if save is None or not self.history:
+                raise
+            let_go(interrupt)
+            self.interrupted = True
         self.model.load_state_dict(self.best_weights)
         return self.history
+
+    def _train_epoch(
+        self, train: Examples, val: Examples, started: float, on_epoch: OnEpoch | None, save: OnState | None
+    ) -> None:
+        lr = self.optimizer.param_groups[0]["lr"]
+        metrics = {"train_loss": self.train_step(train), "val_loss": self.eval_step(val)[0], "lr": lr}
+        epoch = len(self.history) + 1
+        finite = all(map(math.isfinite, metrics.values()))
+        if finite:
+            self.history.append(metrics)
+            self.scheduler.step(metrics["val_loss"])
+            if self.best_epoch == epoch:
+                self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
+            self.seconds = time.monotonic() - started
+            if save:
+                save(self.state_dict())
+        if on_epoch:
+            on_epoch(epoch, metrics)
+        if not finite:
+            raise FloatingPointError(f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}.")
 
     @property
     def best_epoch(self) -> int:
@@ -153,13 +166,6 @@ _DEVICES = {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}
 def _random_states() -> dict[str, Tensor]:
     """Return the states of the random number generators in use: the CPU's, and the device's if it has one."""
     return {name: _DEVICES[name].get_rng_state() for name in {"cpu", best_device().type}}
-
-
-def best_device() -> torch.device:
-    """Return the GPU where there is one (CUDA, then Apple's MPS), else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def train_cnn(
@@ -224,6 +230,7 @@ def train_cnn(
         seconds=trainer.seconds,
         history=history,
         best_epoch=trainer.best_epoch,
+        interrupted=trainer.interrupted,
     )
 
 

@@ -1,42 +1,50 @@
-"""What a notebook shows while a run trains: the epochs, logged and counted."""
+"""What one sees while a run trains: its losses as a curve in a notebook, as a bar in a terminal.
 
+with tracking.log_epochs(num_epochs=20) as on_epoch:      # in a run
+    for epoch in range(1, 21):
+        on_epoch(epoch, {"train_loss": ..., "val_loss": ...})
+
+The curve is one picture, redrawn in place: no widget, so that every front end shows it.
+"""
+
+import io
 import math
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from tqdm import tqdm
 
+from support import plots
 from support.models.training import OnEpoch
-from support.tracking.runs import MEASURED
+from support.tracking.runs import MEASURED, NoRunError, best_runs, data_digest, histories
+
+EVERY = 1.0  # seconds between two pictures, at least
+VAL_LOSS = "val_loss"
 
 
 @contextmanager
-def log_epochs(num_epochs: int | None = None) -> Iterator[OnEpoch]:
-    """Yield an `on_epoch(epoch, metrics)` that logs each epoch to the current run and moves a progress bar.
+def log_epochs(num_epochs: int | None = None, metric: str = "f1") -> Iterator[OnEpoch]:
+    """Yield an `on_epoch(epoch, metrics)` that logs each epoch to the current run and shows it.
 
-    An epoch that the run has already is not logged again. The bar ends at its end, also where the training
-    stopped early.
+    An epoch that the run has already is not logged again. `num_epochs` is how many there may be, and `metric`
+    chooses the best run so far, whose validation loss is drawn in grey.
     """
-    log, bar = NewMetrics(), None
+    log = NewMetrics()
+    show, finish = _curve(log.run, num_epochs, metric) if _in_notebook() else _bar(num_epochs)
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        log(metrics, step=epoch)
+        show(metrics)
+
     try:
-
-        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-            nonlocal bar
-            log(metrics, step=epoch)
-            bar = bar or tqdm(total=num_epochs, unit="epoch", file=sys.stdout)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
-            bar.update()
-
         yield on_epoch
-        if bar is not None and num_epochs and bar.n < num_epochs:
-            bar.total = bar.n
-            bar.set_description("stopped early")
     finally:
-        if bar is not None:
-            bar.close()
+        finish()
 
 
 class NewMetrics:
@@ -46,9 +54,9 @@ class NewMetrics:
     """
 
     def __init__(self) -> None:
-        client, run = MlflowClient(), mlflow.get_run(mlflow.active_run().info.run_id)
-        names = [name for name in run.data.metrics if not name.startswith("system/")]
-        history = {name: client.get_metric_history(run.info.run_id, name) for name in names}
+        client, self.run = MlflowClient(), mlflow.get_run(mlflow.active_run().info.run_id)
+        names = [name for name in self.run.data.metrics if not name.startswith("system/")]
+        history = {name: client.get_metric_history(self.run.info.run_id, name) for name in names}
         self.logged = {(m.key, m.step): m.value for metrics in history.values() for m in metrics}
 
     def __call__(self, metrics: dict[str, float], step: int = 0) -> None:
@@ -63,3 +71,71 @@ class NewMetrics:
         new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
         if new:
             mlflow.log_metrics(new, step=step)
+
+
+def _bar(num_epochs: int | None) -> tuple[Callable, Callable]:
+    bar = tqdm(total=num_epochs, unit="epoch", file=sys.stdout, delay=1e-9)  # none before the first epoch
+
+    def show(metrics: dict[str, float]) -> None:
+        bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
+        bar.update()
+
+    def finish() -> None:
+        if bar.n and bar.total and bar.n < bar.total:
+            bar.total = bar.n
+            bar.set_description("stopped early")
+        bar.close()
+
+    return show, finish
+
+
+def _curve(run: Run, num_epochs: int | None, metric: str) -> tuple[Callable, Callable]:
+    from IPython.display import Image, display  # there where a notebook is
+
+    history, best, started, drawn, output = [], _best_losses(run, metric), time.monotonic(), 0.0, None
+
+    def draw(title: str, best_epoch: int | None = None) -> None:
+        nonlocal output
+        last = ", ".join(f"{name} {value:.4g}" for name, value in history[-1].items())
+        figure, png = plots.learning_curves(history, best_epoch, f"{title}\n{last}", best), io.BytesIO()
+        figure.savefig(png, dpi=90)
+        image = Image(png.getvalue(), format="png")
+        if output:
+            output.update(image)
+        else:
+            output = display(image, display_id=True)
+
+    def show(metrics: dict[str, float]) -> None:
+        nonlocal drawn
+        history.append(metrics)
+        if (now := time.monotonic()) - drawn >= EVERY:
+            left = (now - started) / len(history) * ((num_epochs or 0) - len(history))
+            until = f" of at most {num_epochs}, at most {left:.0f} s left" if num_epochs else ""
+            draw(f"{run.info.run_name}: epoch {len(history)}{until}")
+            drawn = now
+
+    def finish() -> None:
+        if not history:
+            return
+        losses = [metrics.get(VAL_LOSS, math.inf) for metrics in history]
+        best_epoch = losses.index(min(losses)) + 1 if math.isfinite(min(losses)) else None
+        early = "stopped early at" if num_epochs and len(history) < num_epochs else "epoch"
+        best_one = f", best {best_epoch}" if best_epoch else ""
+        draw(f"{run.info.run_name}: {early} {len(history)}{best_one}", best_epoch)
+
+    return show, finish
+
+
+def _best_losses(run: Run, metric: str) -> dict[int, float]:
+    """Return step -> validation loss of the best run on the same data that has one; empty for none."""
+    try:
+        best = best_runs(mlflow.get_experiment(run.info.experiment_id).name, metric)
+    except NoRunError:
+        return {}
+    alike = [one for one in best if VAL_LOSS in one.data.metrics and data_digest(one) == data_digest(run)]
+    return histories(alike[0].info.run_id)[VAL_LOSS] if alike else {}
+
+
+def _in_notebook() -> bool:
+    module = sys.modules.get("IPython")
+    return hasattr(module.get_ipython(), "kernel") if module else False

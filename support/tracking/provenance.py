@@ -27,8 +27,8 @@ from mlflow.entities import Run
 from support.config import PROJECT_DIR
 from support.data.corpus import LESSON_URL
 from support.data.splits import PARTS, Splits
+from support.environment import best_device
 from support.models.files import read_json
-from support.models.training import best_device
 from support.tracking import checksums, secrets
 from support.tracking.runs import DATA, SPLITS
 

@@ -37,7 +37,7 @@ FORMS = [
     r"authtoken\s+(?=\S*\d)\S{6,}",
     r"-----BEGIN [A-Z ]*PRIVATE KEY",
 ]
-SECRET_NAME = re.compile(NAME, re.IGNORECASE)
+SECRET_NAME = re.compile("token|secret|passw|api_?key|auth|credential", re.IGNORECASE)  # of a variable
 FORM = re.compile("|".join(f"(?:{form})" for form in FORMS), re.IGNORECASE | re.MULTILINE)
 WORD = re.compile(r"[A-Za-z0-9+/=_-]{20,}")
 MIXED = (string.ascii_lowercase, string.ascii_uppercase, string.digits)

@@ -4,10 +4,8 @@ uri = connect()                       # points MLflow at it
 experiment_id = set_experiment("baselines")
 """
 
-import gc
 import os
 import shutil
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -171,16 +169,6 @@ def store_lock(uri: str) -> Iterator[None]:
         ) from error
     with held:
         yield
-
-
-def let_go(interrupt: BaseException) -> None:
-    """Let go of the database that an interrupt keeps locked, for all of this process and all others.
-
-    SQLite's lock lasts as long as a cursor that has not ended, and one that was interrupted stays in the
-    frames of the traceback, and in what refers to itself there.
-    """
-    traceback.clear_frames(interrupt.__traceback__)
-    gc.collect()
 
 
 def _given_uri() -> str | None:

@@ -23,6 +23,7 @@ from mlflow.exceptions import MlflowException
 from support import plots
 from support.data.corpus import about, load_projects
 from support.data.splits import Splits, split
+from support.environment import let_go
 from support.models.checkpoint import Checkpoint
 from support.models.evaluation import latency_ms
 from support.models.params import Params, name_of, resolve
@@ -38,7 +39,6 @@ from support.tracking.store import (
     connect,
     database_of,
     experiment_id_of,
-    let_go,
 )
 
 ORIGIN = "support.sync.origin"  # the run that this one goes on from, or is the copy of
@@ -55,7 +55,7 @@ def start_run(
     """Open a run, new or (by `run_id`) an earlier one, and end it as what it was.
 
     FINISHED at the end of the block, FAILED after an exception, KILLED after an interrupt. What was logged
-    until then stays. Without `experiment` it is in the current one. All else is passed on to
+    until then stays, and the state of a training that was cut off. Without `experiment` it is in the current one. All else is passed on to
     mlflow.start_run: `nested`, `description`, `parent_run_id`. MLflow logs the machine's load meanwhile.
     Raise RuntimeError where another run is open and this one is not `nested`.
     """
@@ -81,6 +81,9 @@ def start_run(
             let_go(interrupt)
             mlflow.end_run("KILLED")
             raise
+        finished = mlflow.active_run() is not None  # else it was ended as something else
+    if finished:
+        checkpoint_of(run.info.run_id).remove()
 
 
 def train_and_log(
@@ -115,7 +118,6 @@ def train_and_log(
             if begun and (state := checkpoint_of(begun.info.run_id).path).exists():
                 state.replace(checkpoint_of(run.info.run_id).path)
             train_in(run, params, splits, train)
-    checkpoint_of(run.info.run_id).remove()
     return run.info.run_id
 
 
@@ -145,6 +147,12 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
         result = train(params, splits, on_epoch=on_epoch, checkpoint=checkpoint_of(run.info.run_id), **more)
     if isinstance(result, Trained):
         log_trained(result, splits)
+        if result.interrupted:
+            mlflow.end_run("KILLED")
+            print(
+                f"Stopped after epoch {len(result.history)}, with the best weights so far. To go on from here: "
+                f"lineage.resume({run.info.run_id!r})"
+            )
     elif isinstance(result, dict):
         NewMetrics()(result)
     elif result is not None:
