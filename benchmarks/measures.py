@@ -23,15 +23,15 @@ from torch import nn
 
 from benchmarks.lesson import Lesson, LessonCNN
 from benchmarks.store import fill
+from support.data.corpus import Splits
 from support.models import cnn
-from support.tracking import training_run as tracking
 from support.models.checkpoint import Checkpoint
 from support.models.cnn import CNN
-from support.data.corpus import Splits
 from support.models.evaluation import best_threshold, get_performance
-from support.tracking.store import PROJECT_DIR
 from support.models.tagger import Tagger
-from support.models.training import Examples, Params, Trained, Trainer, best_device, train_cnn
+from support.models.training import Examples, Params, Trained, Trainer, train_cnn
+from support.tracking import training_run as tracking
+from support.tracking.store import PROJECT_DIR
 
 # For so long the lesson's epochs are timed: all 52 of them would take 5 to 12 minutes on two cores.
 LESSON_SECONDS = 120
@@ -56,7 +56,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def make_trainer(params: Params, splits: Splits) -> tuple[Trainer, Examples, Examples]:
     """Give what train_cnn sets up: the trainer, the training and the validation examples."""
-    lesson = Lesson(params, splits, best_device())  # for its tokenizer, its encoder and its loss
+    lesson = Lesson(params, splits())  # for its tokenizer, its encoder and its loss
     parts = [
         Examples(
             lesson.tokenizer.encode(part.text).to(lesson.device),
@@ -109,7 +109,7 @@ def lesson_turns(params: Params, splits: Splits) -> Iterator:
     convolutions: look-up computes the same sums.
     """
     start = time.perf_counter()
-    lesson = Lesson(params, splits, best_device())
+    lesson = Lesson(params, splits())
     train = lesson.loader(splits.train.text, splits.train.tags, shuffle=True)
     val = lesson.loader(splits.val.text, splits.val.tags)
     yield time.perf_counter() - start

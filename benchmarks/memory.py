@@ -8,7 +8,7 @@ import psutil
 
 from benchmarks.lesson import Lesson
 from support.data.corpus import load_projects, split
-from support.models.training import Params, best_device, train_cnn
+from support.models.training import Params, train_cnn
 
 
 def peak_megabytes() -> float:
@@ -26,7 +26,7 @@ def peak_megabytes() -> float:
 def main() -> None:
     splits, params = split(load_projects()), replace(Params(), num_epochs=1)
     if sys.argv[1] == "lesson":
-        lesson = Lesson(params, splits, best_device())
+        lesson = Lesson(params, splits())
         train = lesson.loader(splits.train.text, splits.train.tags, shuffle=True)
         list(lesson.train(train, lesson.loader(splits.val.text, splits.val.tags)))
         lesson.eval_step(lesson.loader(splits.test.text, splits.test.tags))

@@ -17,7 +17,8 @@ import torch
 
 from benchmarks import measures
 from support.data.corpus import about, load_projects, split
-from support.models.training import Params, best_device
+from support.environment import best_device
+from support.models.training import Params
 
 RESULTS = Path(__file__).parent / "results"
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#8c8c8c"

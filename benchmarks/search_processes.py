@@ -7,9 +7,9 @@ import os
 import time
 from tempfile import TemporaryDirectory
 
+from support.data.corpus import about, load_projects, split
 from support.search import search
 from support.tracking import training_run as tracking
-from support.data.corpus import about, load_projects, split
 
 
 def main() -> None:

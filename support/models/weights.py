@@ -24,8 +24,6 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ArtifactError(f"{path.name} is damaged: {error!r}.") from error
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ArtifactError(f"{path.name} holds no weights by name.")
-    if sum(weight.nbytes for weight in weights.values()) > path.stat().st_size:
-        raise ArtifactError(f"{path.name} is refused: its weights claim to be larger than the file.")
     found, wanted = (
         {name: (tuple(weight.shape), weight.dtype, weight.layout) for name, weight in each.items()}
         for each in (weights, expected)
@@ -33,6 +31,8 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     if found != wanted:
         names = [name for name in {**wanted, **found} if found.get(name) != wanted.get(name)]
         raise ArtifactError(f"{path.name} does not fit params, tokens and tags: see {', '.join(map(str, names))}.")
+    if sum(weight.nbytes for weight in weights.values()) > path.stat().st_size:
+        raise ArtifactError(f"{path.name} is refused: its weights claim to be larger than the file.")
     if not all(weight.isfinite().all() for weight in weights.values()):
         raise ArtifactError(f"{path.name} is damaged: not all weights are finite numbers.")
     return weights

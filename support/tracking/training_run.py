@@ -55,9 +55,9 @@ def start_run(
     """Open a run, new or (by `run_id`) an earlier one, and end it as what it was.
 
     FINISHED at the end of the block, FAILED after an exception, KILLED after an interrupt. What was logged
-    until then stays, and the state of a training that was cut off. Without `experiment` it is in the current one. All else is passed on to
-    mlflow.start_run: `nested`, `description`, `parent_run_id`. MLflow logs the machine's load meanwhile.
-    Raise RuntimeError where another run is open and this one is not `nested`.
+    until then stays, and so does the state of a training that was cut off. Without `experiment` it is in the
+    current one. All else is passed on to mlflow.start_run: `nested`, `description`, `parent_run_id`. MLflow logs
+    the machine's load meanwhile. Raise RuntimeError where another run is open and this one is not `nested`.
     """
     if (active := mlflow.active_run()) and not given.get("nested"):
         raise RuntimeError(

@@ -15,12 +15,13 @@ from small import SMALL
 from torch import nn
 
 from support.data.splits import DataError, Splits, split
+from support.environment import best_device
 from support.models import training
 from support.models.cnn import CNN
 from support.models.evaluation import best_threshold, get_performance
 from support.models.params import Params
 from support.models.tagger import Tagger
-from support.models.training import Examples, Trainer, best_device, class_weights, train_cnn
+from support.models.training import Examples, Trainer, class_weights, train_cnn
 
 LESSON_PARAMS = {
     "char_level": True,
