@@ -1,0 +1,68 @@
+"""What a run said of each example: logged, read back, known again by what the example holds."""
+
+from urllib.parse import unquote, urlsplit
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from support.models.files import ArtifactError
+from support.tracking.predictions import example_ids, log_predictions, read_predictions
+from support.tracking.store import connect
+from support.tracking.training_run import start_run
+
+FRUIT = pd.DataFrame({"size": [1, 2, 3], "weight": [0.5, 1.5, np.nan], "pixels": [np.zeros(2)] * 3})
+PROBABILITIES = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+
+
+@pytest.fixture(autouse=True)
+def store() -> None:
+    connect()
+
+
+def logged(**changed) -> mlflow.entities.Run:
+    values = {
+        "examples": FRUIT,
+        "probabilities": PROBABILITIES,
+        "targets": ["apple", "pear", "pear"],
+        "predicted": ["apple", "pear", "apple"],
+        "classes": ["apple", "pear"],
+    }
+    with start_run("own") as run:
+        log_predictions("test", **values | changed)
+    return mlflow.get_run(run.info.run_id)
+
+
+def test_labels_come_back_as_one_column_a_class() -> None:
+    found = read_predictions(logged())
+    assert found.targets.tolist() == [[True, False], [False, True], [False, True]]
+    assert found.predicted.tolist() == [[True, False], [False, True], [True, False]]
+    assert found.probabilities == pytest.approx(PROBABILITIES)
+    assert list(found.classes) == ["apple", "pear"] and list(found.ids) == example_ids(FRUIT)
+
+
+def test_several_labels_an_example_come_back_as_they_were() -> None:
+    targets = np.array([[1, 1], [0, 1], [0, 0]])
+    assert read_predictions(logged(targets=targets)).targets.tolist() == targets.astype(bool).tolist()
+
+
+def test_the_same_example_has_the_same_id_in_every_run() -> None:
+    ids = example_ids(FRUIT)
+    assert example_ids(FRUIT.iloc[::-1]) == ids[::-1]
+    assert set(example_ids(FRUIT.assign(size=[7, 8, 9]))).isdisjoint(ids)
+
+
+@pytest.mark.parametrize("part", ["probabilities", "targets", "predicted"])
+def test_sizes_that_do_not_fit_are_refused(part: str) -> None:
+    with pytest.raises(ValueError, match=rf"{part} is \(2, 2\), and must be \(3, 2\)"):
+        logged(**{part: np.zeros((2, 2))})
+
+
+def test_a_run_that_logged_none_has_none_and_a_damaged_file_is_refused() -> None:
+    run = logged()
+    assert read_predictions(run, "val") is None
+    with open(unquote(urlsplit(run.info.artifact_uri).path) + "/predictions/test.npz", "ab") as file:
+        file.write(b" ")
+    with pytest.raises(ArtifactError, match=r"predictions/test\.npz is not the file that was logged"):
+        read_predictions(run)
