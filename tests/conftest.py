@@ -141,9 +141,7 @@ def processes() -> Iterator[Callable[..., BaseProcess]]:
     first test that asked for this fixture, so pass a function all it needs. Paths arrive as str.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        [*sorted(path.stem for path in TESTS.glob("*_processes.py")), *IMPORTED_LATE]
-    )
+    context.set_forkserver_preload([*sorted(path.stem for path in TESTS.glob("*_processes.py")), *IMPORTED_LATE])
     with pytest.MonkeyPatch.context() as patch:  # the forkserver knows nothing of pytest's path
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, [TESTS, ROOT])))
         forkserver.ensure_running()

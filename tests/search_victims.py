@@ -9,12 +9,12 @@ import torch
 from conftest import SMALL
 from optuna.distributions import FloatDistribution, IntDistribution
 
-from support.models import kinds as models
-from support.search import search
-from support.tracking import training_run as tracking
 from support.data.corpus import SAMPLE_DIR, load_projects, split
+from support.models import kinds as models
 from support.models.params import Params
+from support.search import search
 from support.search.space import Space
+from support.tracking import training_run as tracking
 
 SPACES = {
     "cnn": Space(

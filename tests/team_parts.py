@@ -15,9 +15,9 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
-from support.tracking import training_run as tracking
 from support.data.corpus import SAMPLE_DIR, load_projects, split
 from support.models.params import Params
+from support.tracking import training_run as tracking
 
 PARAMS = Params(embedding_dim=16, num_filters=8, filter_sizes=[1, 2, 3], hidden_dim=16, lr=0.01, num_epochs=4)
 METRICS = ("train_loss", "val_loss")

@@ -29,12 +29,12 @@ from filelock import FileLock
 from jupyter_client.manager import KernelManager
 from mlflow import MlflowClient
 
+from support.dashboard import checks as tunnel
 from support.dashboard import contact
 from support.dashboard import view as dashboard
-from support.tracking import training_run as tracking
-from support.dashboard import checks as tunnel
-from support.dashboard.tunnel import TunnelError
 from support.dashboard.contact import DashboardError
+from support.dashboard.tunnel import TunnelError
+from support.tracking import training_run as tracking
 
 pytestmark = pytest.mark.once
 

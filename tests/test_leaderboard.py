@@ -13,12 +13,12 @@ from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
 from benchmarks.store import fill
 from support.comparison import leaderboard
-from support.tracking import training_run as tracking
 from support.data.corpus import split
 from support.lineage.lineage import STARTED_FROM
 from support.models.files import ArtifactError
-from support.tracking.store import stores_dir
 from support.models.training import Params
+from support.tracking import training_run as tracking
+from support.tracking.store import stores_dir
 
 DATA = {"digest": "data 1", "source": "corpus 1", "seed": 1234}
 PARENT = "mlflow.parentRunId"

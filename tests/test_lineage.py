@@ -14,16 +14,15 @@ import pytest
 import torch
 from test_safe import SMALL
 
-from support.tracking import checksums as artifacts
 from support.comparison import diff as compare
+from support.data.corpus import DataError, Splits
 from support.lineage import lineage
-from support.tracking import provenance
+from support.models.training import Trainer, train_cnn
+from support.tracking import checksums as artifacts
+from support.tracking import provenance, vitals
 from support.tracking import store as stores
 from support.tracking import training_run as tracking
-from support.tracking import vitals
-from support.data.corpus import DataError, Splits
 from support.tracking.store import StoreError, stores_dir
-from support.models.training import Trainer, train_cnn
 
 pytestmark = pytest.mark.once
 

@@ -13,13 +13,12 @@ import pytest
 from mlflow import MlflowClient
 from test_safe import SMALL
 
-from support.tracking import checksums as artifacts
-from support.tracking import cleanup
 from support.lineage import lineage
-from support.tracking import portable
 from support.registry import promote as registry
-from support.tracking import training_run as tracking
 from support.sync import archive as transfer
+from support.tracking import checksums as artifacts
+from support.tracking import cleanup, portable
+from support.tracking import training_run as tracking
 
 pytestmark = pytest.mark.once
 

@@ -18,16 +18,16 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
-from support.tracking import cleanup
-from support.models import kinds as models
-from support.registry import promote as registry
-from support.registry import pyfunc_model as served
-from support.tracking import training_run as tracking
-from support.sync import archive as transfer
 from support.data.corpus import split
+from support.models import kinds as models
 from support.models.linear import LinearParams
 from support.models.rules import RuleParams
 from support.models.training import train_cnn
+from support.registry import promote as registry
+from support.registry import pyfunc_model as served
+from support.sync import archive as transfer
+from support.tracking import cleanup
+from support.tracking import training_run as tracking
 
 TEXTS = ["transfer learning with bert", "", "Здравствуй, мир", "graph neural networks for molecules"]
 

@@ -26,16 +26,16 @@ from mlflow.exceptions import MlflowException
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from search_victims import LONG, SPACES
 
-from support.models import kinds as models
-from support.search import search
-from support.search import plots as search_plots
-from support.tracking import training_run as tracking
 from support.data.corpus import SAMPLE_DIR
+from support.models import kinds as models
 from support.models.linear import LinearParams
 from support.models.params import Params
+from support.search import plots as search_plots
+from support.search import search
 from support.search.space import Space
-from support.tracking.store import PROJECT_DIR
 from support.search.trials import MOST_TRIES, open_study
+from support.tracking import training_run as tracking
+from support.tracking.store import PROJECT_DIR
 
 LR = {"lr": FloatDistribution(1e-3, 1e-1, log=True)}
 TINY = Params(num_epochs=2, **SMALL)

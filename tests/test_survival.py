@@ -17,11 +17,11 @@ import torch
 import victims
 from mlflow import MlflowClient
 
-from support.tracking import orphans as ghosts
 from support.lineage import lineage
+from support.models.checkpoint import Checkpoint, CheckpointError
+from support.tracking import orphans as ghosts
 from support.tracking import provenance
 from support.tracking import training_run as tracking
-from support.models.checkpoint import Checkpoint, CheckpointError
 
 # `make soak` lets each of eight processes log 200 runs, and kills at 20 moments.
 RUNS = int(os.environ.get("CLIENT_RUNS", 25))

@@ -26,14 +26,14 @@ from mlflow.entities import LoggedModelOutput, Metric
 from mlflow.models import Model
 from test_team import database_of, kill_the_server, restart_postgres, rows_of
 
-from support.tracking import checksums as artifacts
 from support.lineage import lineage
-from support.tracking import remote as offline
+from support.models.params import Params
 from support.sync import endpoint as sides
 from support.sync import sync
 from support.team import server as team
+from support.tracking import checksums as artifacts
+from support.tracking import remote as offline
 from support.tracking import training_run as tracking
-from support.models.params import Params
 from support.tracking.store import PROJECT_DIR, stores_dir
 
 pytestmark = pytest.mark.once

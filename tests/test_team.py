@@ -27,25 +27,24 @@ from mlflow.exceptions import MlflowException
 from optuna.distributions import FloatDistribution
 from team_parts import METRICS, PARAMS, lossy_network
 
-from support.tracking import cleanup
 from support.comparison import diff as compare
-from support.dashboard import view as dashboard
-from support.team import keeper
 from support.comparison import leaderboard
-from support.lineage import lineage
-from support.tracking import remote as offline
-from support.registry import promote as registry
 from support.dashboard import report
-from support.tracking import rows
-from support.search import search
-from support.tracking import store as stores
-from support.team import server as team
-from support.tracking import training_run as tracking
-from support.sync import archive as transfer
-from support.models.linear import LinearParams
-from support.search.space import Space
-from support.tracking.store import PROJECT_DIR
+from support.dashboard import view as dashboard
 from support.dashboard.checks import Secret
+from support.lineage import lineage
+from support.models.linear import LinearParams
+from support.registry import promote as registry
+from support.search import search
+from support.search.space import Space
+from support.sync import archive as transfer
+from support.team import keeper
+from support.team import server as team
+from support.tracking import cleanup, rows
+from support.tracking import remote as offline
+from support.tracking import store as stores
+from support.tracking import training_run as tracking
+from support.tracking.store import PROJECT_DIR
 
 pytestmark = [
     pytest.mark.once,

@@ -14,9 +14,9 @@ import psutil
 import pytest
 from dashboard_parts import family, make_runs, ngrok, role, stores  # noqa: F401
 
+from support.dashboard import checks as tunnel
 from support.dashboard import tunnel as agent
 from support.dashboard import view as dashboard
-from support.dashboard import checks as tunnel
 from support.dashboard.tunnel import TunnelError
 
 pytestmark = pytest.mark.once

@@ -13,12 +13,12 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
+from support.data.corpus import SAMPLE_DIR, Splits, load_projects, split
 from support.lineage import lineage
 from support.models import kinds as models
+from support.models.params import Params
 from support.tracking import provenance
 from support.tracking import training_run as tracking
-from support.data.corpus import SAMPLE_DIR, Splits, load_projects, split
-from support.models.params import Params
 
 PARAMS = Params(embedding_dim=16, num_filters=8, filter_sizes=[1, 2, 3], hidden_dim=16, lr=0.01, num_epochs=6)
 

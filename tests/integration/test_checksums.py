@@ -52,9 +52,7 @@ def test_checksums_that_were_exchanged_are_refused(run_ids, content):
     before = path.read_bytes()
     try:
         path.write_bytes(content)
-        with pytest.raises(
-            ArtifactError, match=rf"{run_ids[0]}: its checksums\.json was damaged or exchanged"
-        ):
+        with pytest.raises(ArtifactError, match=rf"{run_ids[0]}: its checksums\.json was damaged or exchanged"):
             load_tagger(run_ids[0])
     finally:
         path.write_bytes(before)

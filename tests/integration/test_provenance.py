@@ -39,9 +39,7 @@ def text_of(run: Run, name: str, folder: Path) -> str:
 
 def test_a_run_records_its_data_its_versions_and_its_code(sample_splits, tmp_path) -> None:
     run = a_run(sample_splits)
-    assert {name for name in checksums_of(run) if "notebook" not in name} == {
-        f"provenance/{n}" for n in FILES
-    }
+    assert {name for name in checksums_of(run) if "notebook" not in name} == {f"provenance/{n}" for n in FILES}
     [given] = run.inputs.dataset_inputs
     assert (given.dataset.name, given.dataset.digest) == ("sample", sample_splits.digest)
     assert (run.data.tags["corpus"], run.data.tags["split_seed"]) == ("sample", "1234")
@@ -94,9 +92,7 @@ def test_cells_are_recorded_and_one_with_a_secret_is_left_out_whole(in_a_noteboo
     assert len(gaps) == 2 and all("may hold a secret" in gap for gap in gaps)
 
 
-def test_the_run_and_the_notebook_say_what_is_not_recorded(
-    in_a_notebook, sample_splits, capsys, tmp_path
-) -> None:
+def test_the_run_and_the_notebook_say_what_is_not_recorded(in_a_notebook, sample_splits, capsys, tmp_path) -> None:
     in_a_notebook("import mlflow", f"%env TOKEN={SECRET}")
     run = a_run(sample_splits)
     assert "cell 2, which may hold a secret" in capsys.readouterr().out

@@ -64,9 +64,7 @@ def test_a_run_of_mlflows_calls_alone_may_be_compared() -> None:
     assert why_left_out(a_run(f1=0.5), digest=table().digest) is None
 
 
-@pytest.mark.parametrize(
-    ("status", "reason"), [("FAILED", "failed"), ("KILLED", "killed"), ("RUNNING", "unfinished")]
-)
+@pytest.mark.parametrize(("status", "reason"), [("FAILED", "failed"), ("KILLED", "killed"), ("RUNNING", "unfinished")])
 def test_a_run_that_is_not_finished_is_left_out(status: str, reason: str) -> None:
     assert why_left_out(a_run(f1=0.5, status=status)) == reason
 

@@ -70,9 +70,7 @@ def test_what_mlflow_means_is_passed_on(store) -> None:
         pass
     parent, child, later = (mlflow.get_run(run.info.run_id) for run in (parent, child, later))
     assert parent.data.tags["mlflow.note.content"] == "why" and parent.data.tags["mine"] == "1"
-    assert (
-        child.data.tags["mlflow.parentRunId"] == later.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    )
+    assert child.data.tags["mlflow.parentRunId"] == later.data.tags["mlflow.parentRunId"] == parent.info.run_id
 
 
 def test_a_run_that_the_environment_names_stays_as_it_is(store, monkeypatch, capsys) -> None:
@@ -204,9 +202,7 @@ def test_a_run_of_any_kind_holds_the_same(store, params, sample_splits) -> None:
     assert run.info.run_name == run.data.params["model"] == params.model
     wanted = {"precision", "recall", "f1", "val_f1", "training_seconds", "size_bytes", "latency_ms"}
     assert wanted <= run.data.metrics.keys()
-    plots = {
-        Path(file.path).stem for file in mlflow.artifacts.list_artifacts(f"{run.info.artifact_uri}/plots")
-    }
+    plots = {Path(file.path).stem for file in mlflow.artifacts.list_artifacts(f"{run.info.artifact_uri}/plots")}
     assert plots == {"precision_recall", "f1_by_tag"}
     tagger = load_tagger(run.info.run_id)
     assert measure(tagger, sample_splits.test)["overall"]["f1"] == run.data.metrics["f1"]

@@ -12,10 +12,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from support.tracking import training_run as tracking
 from support.data.corpus import load_projects, split
 from support.models.tagger import Tagger
 from support.models.training import Params
+from support.tracking import training_run as tracking
 
 STORES = Path(os.environ["STORES_DIR"]).resolve()  # read before the fixtures give each test its own
 GIVEN_DATA = os.environ.get("LESSON_DATA_DIR")

@@ -125,15 +125,11 @@ def test_gradcheck():
     embeddings = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     weights = [torch.randn(2, 3, k, dtype=torch.float64, requires_grad=True) for k in (1, 2, 5)]
     tokens = make_tokens([9, 4, 0, 1, 7, 2, 3, 5, 6], vocab_size=6)
-    assert torch.autograd.gradcheck(
-        lambda e, *w: conv_max(tokens, fold(e, w), [1, 2, 5]), (embeddings, *weights)
-    )
+    assert torch.autograd.gradcheck(lambda e, *w: conv_max(tokens, fold(e, w), [1, 2, 5]), (embeddings, *weights))
 
 
 def test_state_dict_has_the_lessons_keys_and_shapes():
-    shapes = {
-        key: tuple(value.shape) for key, value in CNN(vocab_size=39, num_classes=35).state_dict().items()
-    }
+    shapes = {key: tuple(value.shape) for key, value in CNN(vocab_size=39, num_classes=35).state_dict().items()}
     convs = {}
     for i in range(10):
         convs |= {f"conv.{i}.weight": (128, 128, i + 1), f"conv.{i}.bias": (128,)}

@@ -40,9 +40,7 @@ def test_f1_against_time_shows_each_run_that_has_one_and_rings_the_front() -> No
 
 def test_labels_overlap_neither_each_other_nor_the_dots() -> None:
     rng = np.random.default_rng(0)
-    table = runs(
-        [("a run's name", "cnn", *row) for row in zip(rng.random(60), 10 ** rng.random(60), strict=True)]
-    )
+    table = runs([("a run's name", "cnn", *row) for row in zip(rng.random(60), 10 ** rng.random(60), strict=True)])
     figure = plots.f1_against_time(table)
     figure.draw_without_rendering()
     [axes] = figure.axes

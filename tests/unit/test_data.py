@@ -183,9 +183,7 @@ def test_a_tag_twice_in_one_project_counts_once(tmp_path):
 
 def test_nothing_left_after_the_filter_is_an_error(tmp_path):
     folder = write_corpus(tmp_path, [project("graphs")] * 5)
-    with pytest.raises(
-        DataError, match=r"projects\.json: no project is left.*at least 30.*Lower min_tag_count"
-    ):
+    with pytest.raises(DataError, match=r"projects\.json: no project is left.*at least 30.*Lower min_tag_count"):
         load_projects(folder)
 
 
@@ -193,9 +191,7 @@ def test_nothing_left_after_the_filter_is_an_error(tmp_path):
 
 
 def test_the_argument_wins_over_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv(
-        "LESSON_DATA_DIR", str(write_corpus(tmp_path / "one", [project("graphs", title="alpha")]))
-    )
+    monkeypatch.setenv("LESSON_DATA_DIR", str(write_corpus(tmp_path / "one", [project("graphs", title="alpha")])))
     two = write_corpus(tmp_path / "two", [project("graphs", title="beta")])
     assert load_projects(min_tag_count=1).text[0].startswith("alpha")
     assert load_projects(two, min_tag_count=1).text[0].startswith("beta")
@@ -354,9 +350,7 @@ def test_split_is_70_15_15(splits):
 
 
 def test_split_gives_each_tag_its_share_in_every_part(splits):
-    total = Counter(
-        tag for part in (splits.train, splits.val, splits.test) for tags in part.tags for tag in tags
-    )
+    total = Counter(tag for part in (splits.train, splits.val, splits.test) for tags in part.tags for tag in tags)
     for part, share in ((splits.train, 0.70), (splits.val, 0.15), (splits.test, 0.15)):
         counts = Counter(tag for tags in part.tags for tag in tags)
         for tag, count in total.items():
@@ -428,9 +422,7 @@ def test_one_tag_alone_is_an_error():
         split(df)
 
 
-@given(
-    st.lists(st.sets(st.sampled_from("abcd"), min_size=1), min_size=2, max_size=60), st.integers(0, 2**32 - 1)
-)
+@given(st.lists(st.sets(st.sampled_from("abcd"), min_size=1), min_size=2, max_size=60), st.integers(0, 2**32 - 1))
 def test_a_small_corpus_is_split_in_three_or_refused(tags, seed):
     df = pd.DataFrame({"text": [str(i) for i in range(len(tags))], "tags": [sorted(row) for row in tags]})
     try:
@@ -482,9 +474,7 @@ def test_tags_may_come_as_a_tuple_or_an_array(kind):
 
 
 def table(**columns) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"size": [1, 2, 3], "weight": [0.5, 1.5, np.inf], "ripe": [True, False, True]} | columns
-    )
+    return pd.DataFrame({"size": [1, 2, 3], "weight": [0.5, 1.5, np.inf], "ripe": [True, False, True]} | columns)
 
 
 def own_splits(part: pd.DataFrame) -> Splits:

@@ -99,9 +99,7 @@ def test_performance_by_hand():
         {"precision": 2 / 3, "recall": 2 / 3, "f1": 2 / 3, "num_samples": 3}
     )
     assert performance["class"]["b"] == {"precision": 0, "recall": 0, "f1": 0, "num_samples": 1}
-    assert performance["overall"] == pytest.approx(
-        {"precision": 0.5, "recall": 0.5, "f1": 0.5, "num_samples": 4}
-    )
+    assert performance["overall"] == pytest.approx({"precision": 0.5, "recall": 0.5, "f1": 0.5, "num_samples": 4})
 
 
 def test_a_tag_never_predicted_counts_as_zero_and_warns_nobody(recwarn):

@@ -130,9 +130,7 @@ def test_rules_find_names_and_aliases_as_whole_words(rules, text, tags):
 
 
 def test_rules_take_the_aliases_of_the_corpus(all_trained, sample_splits):
-    by_tag = dict(
-        zip(all_trained["rules"].label_encoder.classes, all_trained["rules"].tagger.names, strict=True)
-    )
+    by_tag = dict(zip(all_trained["rules"].label_encoder.classes, all_trained["rules"].tagger.names, strict=True))
     assert by_tag["attention"] == ["attention", "attention mechanism", "self attention"]
     assert sample_splits.aliases["attention"] == ["attention mechanism", "self-attention"]
 
@@ -212,9 +210,7 @@ def test_performance_is_that_of_the_tagger_on_the_test_split(any_trained, sample
 def test_texts_of_all_kinds_are_tagged(any_trained):
     tagger = any_trained.tagger
     probabilities = tagger.predict_proba(TEXTS)
-    assert (
-        probabilities.shape == (len(TEXTS), len(tagger.label_encoder)) and probabilities.dtype == np.float32
-    )
+    assert probabilities.shape == (len(TEXTS), len(tagger.label_encoder)) and probabilities.dtype == np.float32
     assert ((probabilities >= 0) & (probabilities <= 1)).all()
     for i in (2, 3):  # nothing in them is known
         assert np.array_equal(probabilities[i], probabilities[1])

@@ -108,9 +108,7 @@ def test_no_texts_give_no_tags(trained, texts):
     assert trained.tagger.predict_proba([]).dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "the and of", "日本語のテキスト", "Привет, мир", "🙂", "\x00\n", "a"]
-)
+@pytest.mark.parametrize("text", ["", " ", "the and of", "日本語のテキスト", "Привет, мир", "🙂", "\x00\n", "a"])
 def test_a_text_without_a_known_character_gets_probabilities_all_the_same(trained, text):
     probabilities = trained.tagger.predict_proba([text])
     assert probabilities.shape == (1, len(trained.label_encoder))
@@ -126,9 +124,7 @@ def test_non_english_text_is_tagged_by_the_letters_that_are_known(trained):
     assert not np.array_equal(german, trained.tagger.predict_proba([""]))
 
 
-@pytest.mark.parametrize(
-    "texts", ["a text", b"a text", None, 3, ["a", None], ["a", 3], [["a"]], {"a": 1}.values()]
-)
+@pytest.mark.parametrize("texts", ["a text", b"a text", None, 3, ["a", None], ["a", 3], [["a"]], {"a": 1}.values()])
 def test_what_is_no_list_of_texts_is_a_type_error_that_says_what_to_give(trained, texts):
     for call in (trained.tagger.predict, trained.tagger.predict_proba):
         with pytest.raises(TypeError, match=r'Pass a list of texts, such as \["a text"\]\.'):

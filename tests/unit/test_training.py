@@ -300,9 +300,7 @@ def test_batches_keep_tokens_and_targets_together():
     assert all(torch.equal(tokens.float(), targets) for tokens, targets in batches)
 
 
-@pytest.mark.parametrize(
-    ("cuda", "mps", "wanted"), [(1, 1, "cuda"), (1, 0, "cuda"), (0, 1, "mps"), (0, 0, "cpu")]
-)
+@pytest.mark.parametrize(("cuda", "mps", "wanted"), [(1, 1, "cuda"), (1, 0, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
 def test_the_best_device_is_picked(monkeypatch, cuda, mps, wanted):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
