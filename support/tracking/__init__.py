@@ -13,6 +13,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "alerting": ["alerts"],
         "checksums": ["checksums_of", "fetch", "log_files"],
         "cleanup": ["CleanupError", "delete_runs", "empty_trash", "restore_runs"],
         "live": ["log_epochs"],

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from support import plots
 from support.models.training import OnEpoch
+from support.tracking import alerting
 from support.tracking.runs import MEASURED, NoRunError, best_runs, data_digest, histories
 
 EVERY = 1.0  # seconds between two pictures, at least
@@ -71,6 +72,7 @@ class NewMetrics:
         new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
         if new:
             mlflow.log_metrics(new, step=step)
+            alerting.at_metrics(self.run, new, step)
 
 
 def _bar(num_epochs: int | None) -> tuple[Callable, Callable]:

@@ -28,7 +28,7 @@ from support.models.checkpoint import Checkpoint
 from support.models.evaluation import latency_ms
 from support.models.params import Params, name_of, resolve
 from support.models.tagger import Tagger, TextTagger, Trained, tagger_files
-from support.tracking import checksums, provenance, remote
+from support.tracking import alerting, checksums, provenance, remote
 from support.tracking.live import NewMetrics, log_epochs
 from support.tracking.orphans import PROCESS, this_process
 from support.tracking.predictions import log_predictions
@@ -67,22 +67,28 @@ def start_run(
     if other := os.environ.pop("MLFLOW_RUN_ID", None):
         print(f"MLFLOW_RUN_ID names the run {other}. It stays as it is: this is another run.")
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it announces its start and end
-    given = {"log_system_metrics": True, **given, "tags": {**(tags or {}), PROCESS: this_process()}}
+    given = {"log_system_metrics": True, **given, "tags": {**(tags or {}), **alerting.tags(), PROCESS: this_process()}}
     if run_id:
         mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
         begun = mlflow.start_run(run_id, run_name=run_name, **given)
     else:
         place = experiment_id_of(experiment) if experiment else given.pop("experiment_id", None)
         begun = remote.start_run(run_name=run_name, experiment_id=place, **given)
-    with begun as run:
-        try:
-            yield run
-        except (KeyboardInterrupt, SystemExit) as interrupt:
-            let_go(interrupt)
-            mlflow.end_run("KILLED")
-            raise
-        finished = mlflow.active_run() is not None  # else it was ended as something else
-    if finished:
+    status = "FAILED"
+    try:
+        with begun as run:
+            try:
+                yield run
+            except (KeyboardInterrupt, SystemExit) as interrupt:
+                let_go(interrupt)
+                status = "KILLED"
+                mlflow.end_run(status)
+                raise
+            # Who ended it in the block has ended it as something else.
+            status = "FINISHED" if mlflow.active_run() else "KILLED"
+    finally:
+        alerting.at_end(run, status)
+    if status == "FINISHED":
         checkpoint_of(run.info.run_id).remove()
 
 
