@@ -48,9 +48,7 @@ def make_runs(stores: Path, runs: int = 3, epochs: int = 5) -> list[str]:
     client, ids = mlflow.MlflowClient(), []
     for number in range(runs):
         with mlflow.start_run(experiment_id=experiment_id, run_name="cnn") as run:
-            mlflow.log_params(
-                {"lr": 0.0001 * (number + 1), "num_filters": 64 * (number + 1), "char_level": True}
-            )
+            mlflow.log_params({"lr": 0.0001 * (number + 1), "num_filters": 64 * (number + 1), "char_level": True})
             now = int(time.time() * 1000)
             metrics = [
                 Metric(name, value, now, epoch)
@@ -98,9 +96,7 @@ def certificate(folder: Path) -> Path:
     pem = folder / "edge.pem"
     pem.write_bytes(
         signed.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return pem
 

@@ -127,9 +127,7 @@ def test_links_lead_to_the_runs(stores):  # noqa: F811
             "the top runs compared",
         ]
         assert all(link.startswith(board.url) for link in links.values())
-        assert ids[0] in links["the best run's charts"] and all(
-            i in links["the top runs compared"] for i in ids
-        )
+        assert ids[0] in links["the best run's charts"] and all(i in links["the top runs compared"] for i in ids)
         assert cut_off.info.run_id not in str(links)
         assert links["the best run's charts"] in board._repr_html_()
 
@@ -222,9 +220,7 @@ def test_a_guard_answers_only_to_its_key(stores):  # noqa: F811
 def test_a_taken_port_is_explained_and_the_usual_one_is_only_a_wish(stores, monkeypatch):  # noqa: F811
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(
-            DashboardError, match=f"port {port} of this machine cannot be used: .*Give another"
-        ):
+        with pytest.raises(DashboardError, match=f"port {port} of this machine cannot be used: .*Give another"):
             dashboard.open(port=port)
         monkeypatch.setattr(dashboard, "PORT", port)
         with dashboard.open() as board:
@@ -454,9 +450,7 @@ def kill_at_random(seed: int, folder, dice: random.Random) -> None:
     victim.send_signal(dice.choice([signal.SIGKILL, signal.SIGTERM]))
     if name == "guard":
         deadline = time.monotonic() + 5
-        while (
-            (left := set(roles(tag)) - {"kernel"}) and time.monotonic() < deadline and kernel.poll() is None
-        ):
+        while (left := set(roles(tag)) - {"kernel"}) and time.monotonic() < deadline and kernel.poll() is None:
             time.sleep(0.1)
         # A kernel that is still opening may open anew only when asked again.
         assert not left, f"seed {seed}: {left} outlived the guard"

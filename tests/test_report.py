@@ -33,9 +33,7 @@ def test_it_is_one_file_that_stands_alone(stores):  # noqa: F811
     path = report.write()
     assert path == stores / "report-baselines.html"
     parts = Parts(path.read_text(encoding="utf-8"))
-    assert parts.tags.count("img") == 3 and all(
-        source.startswith("data:image/png") for source in parts.sources
-    )
+    assert parts.tags.count("img") == 3 and all(source.startswith("data:image/png") for source in parts.sources)
     assert not {"script", "link", "iframe"} & set(parts.tags)
     assert "url(" not in path.read_text() and path.stat().st_size < 1_000_000
     assert parts.tags.count("tr") == 5

@@ -70,9 +70,7 @@ def test_the_secrets_are_nowhere(open_with, tmp_path, stores, capsys, monkeypatc
     for process in family(tmp_path):
         assert SECRET not in " ".join(process.cmdline()) and "good" not in process.cmdline()
         assert SECRET not in str(process.environ())
-        assert (
-            role(process) == "agent" or role(process) == "guard" or "NGROK_AUTHTOKEN" not in process.environ()
-        )
+        assert role(process) == "agent" or role(process) == "guard" or "NGROK_AUTHTOKEN" not in process.environ()
     for file in stores.rglob("*"):
         if file.is_file():
             assert SECRET.encode() not in file.read_bytes(), file
@@ -88,9 +86,7 @@ def test_each_password_is_new(stores):  # noqa: F811
     assert len(made) == 10 and all(len(password) >= 24 for password in made)
 
 
-@pytest.mark.parametrize(
-    ("user", "password"), [("", None), ("a:b", None), ("reader", "short"), ("reader", "")]
-)
+@pytest.mark.parametrize(("user", "password"), [("", None), ("a:b", None), ("reader", "short"), ("reader", "")])
 def test_a_weak_login_is_refused_before_anything_opens(stores, user, password):  # noqa: F811
     with pytest.raises(ValueError, match=r"user|password"):
         dashboard.open(user=user, password=password)

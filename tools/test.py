@@ -79,9 +79,7 @@ def rest(folder: Path) -> list[Job]:
         name = f"{path.stem}, backwards"
         jobs.append(Job(name, [*NBVAL, str(path)], stores, {before}, sample=True))
         before = name
-    jobs.append(
-        Job("what was left beside them", [*PYTEST, LOOK.format("readers")], stores, {before}, sample=True)
-    )
+    jobs.append(Job("what was left beside them", [*PYTEST, LOOK.format("readers")], stores, {before}, sample=True))
     for path in NOTEBOOKS:
         command = [*NBVAL, str(path), LOOK.format(path.stem)]
         jobs.append(Job(f"{path.stem}, alone", command, folder / path.stem, sample=True))
