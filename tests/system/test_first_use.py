@@ -45,7 +45,7 @@ def test_a_store_whose_first_process_is_killed_works_for_the_next(processes, tmp
 
 def test_a_cyrillic_folder_works_in_the_c_locale(tmp_path) -> None:
     stores = tmp_path / "Опыты"
-    code = f"import store_processes; store_processes.first_use({ascii(str(stores))})"
+    code = f"import store_processes; store_processes.first_use({str(stores)!a})"
     path = os.pathsep.join(map(str, [PROJECT_DIR, PROJECT_DIR / "tests"]))
     environment = {**os.environ, "LC_ALL": "C", "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
