@@ -14,15 +14,13 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
 import psutil
 from mlflow.entities import Metric, Param
 
-from support.dashboard import view as dashboard
-from support.tracking import training_run as tracking
+from support import dashboard, tracking
 
 RUNS, CLIENTS, SECONDS, OPENS = 2_000, 50, 60, 5
 API = "/api/2.0/mlflow"
@@ -45,7 +43,9 @@ def fill(experiment_id: str) -> list[str]:
     return ids
 
 
-def ask(connection: http.client.HTTPConnection, experiment_id: str, run_id: str, dice: random.Random) -> None:
+def ask(
+    connection: http.client.HTTPConnection, secret: str, experiment_id: str, run_id: str, dice: random.Random
+) -> None:
     """Ask what MLflow's page asks: now the table, now a run, now a curve. Raises where no answer comes."""
     search = {"experiment_ids": [experiment_id], "order_by": ["metrics.f1 DESC"], "max_results": 100}
     method, path, body = dice.choice(
@@ -55,7 +55,7 @@ def ask(connection: http.client.HTTPConnection, experiment_id: str, run_id: str,
             ("GET", f"{API}/metrics/get-history?run_id={run_id}&metric_key=val_loss", None),
         ]
     )
-    connection.request(method, path, body, {"Content-Type": "application/json"})
+    connection.request(method, secret + path, body, {"Content-Type": "application/json"})
     answer = connection.getresponse()
     content = answer.read()
     if answer.status != 200:
@@ -65,10 +65,10 @@ def ask(connection: http.client.HTTPConnection, experiment_id: str, run_id: str,
 def client(url: str, experiment_id: str, ids: list[str], seed: int, until: float) -> list[float]:
     """Ask until the time is up; give the seconds that each answer took."""
     dice, took = random.Random(seed), []
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection, secret = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60), urlsplit(url).path
     while time.monotonic() < until:
         start = time.monotonic()
-        ask(connection, experiment_id, dice.choice(ids), dice)
+        ask(connection, secret, experiment_id, dice.choice(ids), dice)
         took.append(time.monotonic() - start)
     connection.close()
     return took
@@ -88,9 +88,7 @@ def main() -> None:
         os.environ["STORES_DIR"] = folder
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         tracking.connect()
-        experiment_id = mlflow.create_experiment(
-            tracking.EXPERIMENT, artifact_location=(Path(folder) / "artifacts").as_uri()
-        )
+        experiment_id = tracking.set_experiment()
         ids = fill(experiment_id)
         opened, closed = [], []
         for _ in range(OPENS):
@@ -106,9 +104,7 @@ def main() -> None:
             watcher = threading.Thread(target=watch_memory, args=(server_of_dashboard(), sizes, stop))
             watcher.start()
             until = time.monotonic() + SECONDS
-            jobs = [
-                pool.submit(client, board.url, experiment_id, ids, seed, until) for seed in range(CLIENTS)
-            ]
+            jobs = [pool.submit(client, board.url, experiment_id, ids, seed, until) for seed in range(CLIENTS)]
             errors = [job.exception() for job in jobs if job.exception()]
             took = sorted(second for job in jobs if not job.exception() for second in job.result())
             stop.set()
@@ -124,8 +120,7 @@ def main() -> None:
         "answers a second": f"{len(took) / SECONDS:.0f}",
         "an answer, median, 95 % (ms)": f"{median:.0f}, {slow:.0f}",
         "server's memory: first, middle, last third, most (MiB)": ", ".join(
-            f"{max(part):.0f}"
-            for part in (sizes[:third], sizes[third : 2 * third], sizes[2 * third :], sizes)
+            f"{max(part):.0f}" for part in (sizes[:third], sizes[third : 2 * third], sizes[2 * third :], sizes)
         ),
     }
     print("| what | measured |\n| --- | --- |")

@@ -6,10 +6,12 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import fake_ngrok
 import mlflow
+import pandas as pd
 import psutil
 import pytest
 from cryptography import x509
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from matplotlib.figure import Figure
 from mlflow.entities import Metric
 
-from support.tracking import training_run as tracking
+from support.tracking import runs, store
 
 ROOT = Path(__file__).resolve().parents[1]
 TAG = "DASHBOARD_TEST"  # an environment variable that every process of one test inherits
@@ -32,21 +34,13 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
-def make_runs(stores: Path, runs: int = 3, epochs: int = 5) -> list[str]:
-    """Log runs as `tracking.log_trained` does, the first with the best F1; give their ids."""
-    tracking.connect(stores)
-    experiment = mlflow.get_experiment_by_name(tracking.EXPERIMENT)
-    experiment_id = (
-        experiment.experiment_id
-        if experiment
-        else mlflow.create_experiment(
-            tracking.EXPERIMENT,
-            artifact_location=(stores / "artifacts").as_uri(),
-            tags={"mlflow.experimentKind": "custom_model_development"},
-        )
-    )
+def make_runs(stores: Path, count: int = 3, epochs: int = 5) -> list[str]:
+    """Log runs as a training does, the first with the best F1; return their ids."""
+    store.connect(stores)
+    experiment_id = store.experiment_id_of(runs.EXPERIMENT)
+    data = mlflow.data.from_pandas(pd.DataFrame({"text": ["a"]}), name="sample")
     client, ids = mlflow.MlflowClient(), []
-    for number in range(runs):
+    for number in range(count):
         with mlflow.start_run(experiment_id=experiment_id, run_name="cnn") as run:
             mlflow.log_params({"lr": 0.0001 * (number + 1), "num_filters": 64 * (number + 1), "char_level": True})
             now = int(time.time() * 1000)
@@ -69,6 +63,7 @@ def make_runs(stores: Path, runs: int = 3, epochs: int = 5) -> list[str]:
                     "f1": 0.65 - number / 100,
                 }
             )
+            mlflow.log_input(data, "training")
             mlflow.log_dict({"overall": {"f1": 0.65 - number / 100}}, "performance.json")
             figure = Figure(figsize=(4, 3))
             figure.subplots().plot([1, 2, 3], [3, 1, 2])
@@ -102,14 +97,10 @@ def certificate(folder: Path) -> Path:
 
 
 @pytest.fixture
-def stores(tmp_path, monkeypatch) -> Path:
-    """An empty stores folder, an environment without a token or a team's server, and a tag to count by."""
-    for name in ("NGROK_AUTHTOKEN", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(name, raising=False)
-    folder = tmp_path / "stores"
-    monkeypatch.setenv("STORES_DIR", str(folder))
-    monkeypatch.setenv(TAG, str(tmp_path))
-    yield folder
+def stores(tmp_path: Path) -> Iterator[Path]:
+    """Return an empty stores folder; afterwards, no process that this test started may be left."""
+    os.environ[TAG] = str(tmp_path)
+    yield tmp_path / "stores"
     left = wait_for_none(tmp_path)
     for process in left:
         process.kill()
@@ -140,7 +131,7 @@ def ngrok(tmp_path, monkeypatch) -> Path:
 
 
 def family(tmp_path: Path) -> list[psutil.Process]:
-    """Give every process, this one left out, that carries this test's tag in its environment."""
+    """Return every process, this one left out, that carries this test's tag in its environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -153,7 +144,7 @@ def family(tmp_path: Path) -> list[psutil.Process]:
 
 
 def wait_for_none(tmp_path: Path, seconds: float = 5) -> list[psutil.Process]:
-    """Wait at most so long for the test's processes to end; give those that did not."""
+    """Wait at most so long for the test's processes to end; return those that did not."""
     deadline = time.monotonic() + seconds
     while (left := family(tmp_path)) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -161,7 +152,18 @@ def wait_for_none(tmp_path: Path, seconds: float = 5) -> list[psutil.Process]:
 
 
 def role(process: psutil.Process) -> str:
-    """Say what a process of ours is: guard, server, agent or kernel."""
+    """Return what a process of ours is: server, agent or kernel."""
     line = " ".join(process.cmdline())
-    known = {"support.dashboard.guard": "guard", "support.dashboard.server": "server", "--config": "agent"}
+    known = {"support.dashboard.server": "server", "--config": "agent"}
     return next((name for part, name in known.items() if part in line), "kernel")
+
+
+def roles(tmp_path: Path) -> list[str]:
+    """Return what the processes of a test are, sorted."""
+    return sorted(role(process) for process in family(tmp_path))
+
+
+def only(tmp_path: Path, name: str) -> psutil.Process:
+    """Return the test's one process of a role."""
+    [process] = [process for process in family(tmp_path) if role(process) == name]
+    return process

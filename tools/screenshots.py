@@ -16,12 +16,8 @@ from pathlib import Path
 from browser import chromium, click, find, go, picture_is_there, run_order, wait
 from selenium.webdriver.common.by import By
 
-from support.dashboard import view as dashboard
-from support.data import corpus as data
-from support.registry import promote as registry
-from support.search import search
-from support.tracking import training_run as tracking
-from support.models.training import Params
+from support import dashboard, data, registry, search, tracking
+from support.models import Params
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "img"
 VARIANTS = [{}, {"lr": 1e-3}, {"num_filters": 64}, {"dropout_p": 0.2}, {"num_epochs": 20}]

@@ -8,23 +8,26 @@ figures of the best run.
 """
 
 import base64
+import hashlib
 import html
 import io
+import os
 import re
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
+import matplotlib as mpl
 import mlflow
 import pandas as pd
 from matplotlib.figure import Figure
 from mlflow.entities import Run
 
-from support.tracking import training_run as tracking
-from support.tracking.store import stores_dir as resolve_stores_dir
+from support import config, plots
+from support.tracking import runs, store
 
-MAX_RUNS = 100  # in the table and the scatter plots; the best ones
-MAX_CURVES = 10  # more lines in one picture cannot be told apart
+# More cannot be read: runs in the table and the scatter plots, curves in one picture, params, figures.
+MAX_RUNS, MAX_CURVES, MAX_PARAMS, MAX_FIGURES = 100, 10, 12, 20
 METRICS = ("f1", "precision", "recall", "best_val_loss", "best_epoch")
 
 STYLE = """
@@ -39,39 +42,47 @@ figcaption, footer { color: #777; font-size: .875rem }
 """
 
 
-def write(experiment: str = tracking.EXPERIMENT, stores_dir=None) -> Path:
-    """Write the report of an experiment and give the file's path: report-<experiment>.html in the stores.
+@mpl.rc_context({"text.parse_math": False})  # a $ in the name of a run or a param is no formula
+def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | None = None) -> Path:
+    """Write the report of an experiment into the stores folder and return the file's path.
 
-    Raises tracking.NoRunError where no run has an F1 yet.
+    Raise NoRunError where the experiment has no comparable run.
     """
-    tracking.connect(stores_dir)
-    runs = tracking.best_runs(experiment, max_results=MAX_RUNS)
-    best, params = runs[0], differing(runs)
-    curves = [run for run in runs if "val_loss" in run.data.metrics][:MAX_CURVES]
+    store.connect(stores_dir)
+    ranked = runs.best_runs(experiment, "f1", max_results=MAX_RUNS)
+    best, params = ranked[0], differing_params(ranked)
+    shown, curves = (
+        params[:MAX_PARAMS],
+        [run for run in ranked if "val_loss" in run.data.metrics][:MAX_CURVES],
+    )
     parts = [
         f"<h1>{html.escape(experiment)}</h1>",
-        f"<p>{len(runs)} finished run(s), best F1 first. The best reaches {best.data.metrics['f1']:.3f}.</p>",
-        table_of(runs, params).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
+        f"<p>{len(ranked)} finished run(s), best first. The best reaches F1 {runs.score(best):.3f}.</p>",
+        table_of(ranked, shown).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
     ]
     if curves:
-        parts += [
-            "<h2>Learning curves</h2>",
-            picture(learning_curves(curves), "Validation loss by epoch; the best is the thick line."),
-        ]
+        parts.append("<h2>Learning curves</h2>")
+        parts.append(picture(learning_curves(curves), "Validation loss by epoch; the best is the thick line."))
     if params:
-        parts += [
-            "<h2>Params against F1</h2>",
-            picture(params_against_f1(runs, params), "Each dot is a run; only params that differ are shown."),
-        ]
+        left = f" {len(params) - len(shown)} more are left out." if params != shown else ""
+        caption = f"Each dot is a run; only params that differ are shown.{left}"
+        parts += ["<h2>Params against F1</h2>", picture(params_against_f1(ranked, shown), caption)]
     parts += [f"<h2>The best run: {html.escape(best.info.run_name)}</h2>", *figures(best)]
-    folder = resolve_stores_dir(stores_dir)
-    folder.mkdir(parents=True, exist_ok=True)  # with a team's server there may be none
-    path = folder / f"report-{re.sub(r'[^A-Za-z0-9_-]+', '-', experiment)}.html"
+    path = config.stores_dir(stores_dir) / file_name(experiment)
+    path.parent.mkdir(parents=True, exist_ok=True)  # with a team's server there may be none
     path.write_text(page(experiment, parts), encoding="utf-8")
     return path
 
 
+def file_name(experiment: str) -> str:
+    """Return a file name for an experiment's report, which no other experiment's has on any system."""
+    plain = re.sub(r"[^a-z0-9_-]+", "-", experiment.lower())[:60]
+    digest = "" if plain == experiment else f"-{hashlib.sha256(experiment.encode()).hexdigest()[:8]}"
+    return f"report-{plain}{digest}.html"
+
+
 def page(title: str, parts: list[str]) -> str:
+    """Return the whole HTML document."""
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -82,14 +93,14 @@ def page(title: str, parts: list[str]) -> str:
     )
 
 
-def differing(runs: list[Run]) -> list[str]:
-    """Give the names of the params that are not the same in all runs that have them."""
-    names = sorted({name for run in runs for name in run.data.params})
-    return [name for name in names if len({run.data.params.get(name) for run in runs} - {None}) > 1]
+def differing_params(ranked: list[Run]) -> list[str]:
+    """Return the params that are not the same in all runs that have them; first those that most runs have."""
+    values = pd.DataFrame([run.data.params for run in ranked])
+    return sorted(values.columns[values.nunique() > 1], key=lambda name: (-values[name].count(), name))
 
 
-def table_of(runs: list[Run], params: list[str]) -> pd.DataFrame:
-    """Give a row a run: name, start, metrics, and the params that differ."""
+def table_of(ranked: list[Run], params: list[str]) -> pd.DataFrame:
+    """Return a row a run: name, start, metrics, and these params."""
     return pd.DataFrame(
         {
             "run": run.info.run_name,
@@ -97,38 +108,34 @@ def table_of(runs: list[Run], params: list[str]) -> pd.DataFrame:
             **{name: run.data.metrics.get(name) for name in METRICS},
             **{name: run.data.params.get(name) for name in params},
         }
-        for run in runs
+        for run in ranked
     )
 
 
-def learning_curves(runs: list[Run]) -> Figure:
-    """Draw the validation loss of each run by epoch, the first run's on top."""
-    client, figure = mlflow.MlflowClient(), Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.subplots()
-    for rank, run in reversed(list(enumerate(runs))):
-        history = client.get_metric_history(run.info.run_id, "val_loss")
-        label = f"{run.info.run_name} (F1 {run.data.metrics['f1']:.3f})"
+def learning_curves(ranked: list[Run]) -> Figure:
+    """Return a figure of the validation loss by epoch, the first run's on top."""
+    figure, axes = plots.new_figure(9, 4)
+    for rank, run in reversed(list(enumerate(ranked))):
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss")
         steps, values = [m.step for m in history], [m.value for m in history]
+        label = f"F1 {runs.score(run):.3f}  {run.info.run_name}"
         axes.plot(steps, values, label=label, color=f"C{rank}", linewidth=1 if rank else 2.5)
     axes.set(xlabel="epoch", ylabel="validation loss")
-    axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize="small")
+    axes.legend(reverse=True, frameon=False, fontsize="small")
     return figure
 
 
-def params_against_f1(runs: list[Run], params: list[str]) -> Figure:
-    """Draw F1 against each of the params, for the runs that have it: numbers on a scale, else categories."""
+def params_against_f1(ranked: list[Run], params: list[str]) -> Figure:
+    """Return a figure of F1 against each param, for the runs that have it: numbers on a scale, else categories."""
     columns = min(3, len(params))
     rows = -(-len(params) // columns)
     figure = Figure(figsize=(3 * columns, 2.6 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axes, name in zip(grid, params, strict=False):
-        having = [run for run in runs if name in run.data.params]
+        having = [run for run in ranked if name in run.data.params]
         values = pd.Series([run.data.params[name] for run in having])
         numbers = pd.to_numeric(values, errors="coerce")
-        scores = [run.data.metrics["f1"] for run in having]
-        axes.scatter(values if numbers.isna().any() else numbers, scores, s=18)
+        axes.scatter(values if numbers.isna().any() else numbers, [runs.score(run) for run in having], s=18)
         axes.set_xlabel(name)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in grid[len(params) :]:
@@ -139,34 +146,24 @@ def params_against_f1(runs: list[Run], params: list[str]) -> Figure:
 
 
 def figures(run: Run) -> list[str]:
-    """Give the figures that a run keeps under plots/, as HTML."""
-    kept = [
-        file.path
-        for file in mlflow.artifacts.list_artifacts(run_id=run.info.run_id, artifact_path="plots")
-        if file.path.endswith(".png")
-    ]
-    if not kept:
-        return ["<p>It keeps no figures.</p>"]
+    """Return the pictures that a run keeps under plots/, as HTML."""
+    client = mlflow.MlflowClient()
+    kept = [file.path for file in client.list_artifacts(run.info.run_id, "plots") if file.path.endswith(".png")]
     with tempfile.TemporaryDirectory() as folder:
-        return [
-            embed(
-                Path(
-                    mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path=path, dst_path=folder)
-                ).read_bytes(),
-                Path(path).stem.replace("_", " "),
-            )
-            for path in kept
-        ]
+        paths = [Path(client.download_artifacts(run.info.run_id, path, folder)) for path in kept[:MAX_FIGURES]]
+        shown = [embed(path.read_bytes(), path.stem.replace("_", " ")) for path in paths]
+    return shown or ["<p>It keeps no figures.</p>"]
 
 
 def picture(figure: Figure, caption: str) -> str:
+    """Return a figure as HTML that holds its pixels."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     return embed(buffer.getvalue(), caption)
 
 
 def embed(png: bytes, caption: str) -> str:
+    """Return a PNG file as HTML that holds it."""
     source, caption = base64.b64encode(png).decode(), html.escape(caption)
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{source}"><figcaption>{caption}</figcaption></figure>'
-    )
+    image = f'<img alt="{caption}" src="data:image/png;base64,{source}">'
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"

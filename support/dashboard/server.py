@@ -1,117 +1,197 @@
-"""MLflow's own server in one process, which ends when the process that started it ends.
+"""The dashboard's one process: MLflow's app under uvicorn, for as long as a notebook keeps a lease.
 
-`support.dashboard.guard` starts it as `python -m support.dashboard.server` and talks to it over its standard input: one line
-of JSON with the store and the port, one with the hosts that may reach it. The server binds its port at the
-first line, so that a tunnel to it can open before it answers anything, and starts at the second. When its
-input ends, because the guard said goodbye or died, it stops: however the guard goes, the server goes too.
+`support.dashboard.launch` starts it, `python -m support.dashboard.server`, with a line of JSON on its standard
+input. It binds its port; opens the tunnel, if there is a token, and proves that it is closed; only then loads
+MLflow and tells it which hosts may come in; and prints a line of JSON when it is ready.
 
-This is what `mlflow server --workers 1` runs, less the processes around it (see `_run_server` in
-mlflow/server/__init__.py): the same app under the same uvicorn, with all of MLflow's security middleware.
+It answers under a secret path alone, so that no other user of this machine and no page of another port gets
+in. The rest is what `mlflow server` runs. The names below are private to it: checked with mlflow 3.17, and by
+a test that compares them.
 """
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
+from hmac import compare_digest
 from pathlib import Path
 
-from support.dashboard.tunnel import kill_agents
+from filelock import FileLock, Timeout
 
-# What `mlflow server` sets for the process that it starts. The names are MLflow's own, from
-# mlflow/server/constants.py; that module cannot be imported before they are set.
-STORE, REGISTRY = "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_REGISTRY_STORE"
-ARTIFACT_ROOT, ARTIFACT_FOLDER = "_MLFLOW_SERVER_ARTIFACT_ROOT", "_MLFLOW_SERVER_ARTIFACT_DESTINATION"
-SERVE_ARTIFACTS = "_MLFLOW_SERVER_SERVE_ARTIFACTS"
+from support.dashboard import checks, lease, tunnel
+from support.tracking import orphans
 
-GOODBYE = b'"goodbye"\n'  # what the guard says when it ends the server on purpose
-GRACE = 2.0  # seconds that requests under way get to finish
-
-
-def bind(port: int, only_this: bool) -> socket.socket:
-    """Listen on 127.0.0.1 at `port`; at any free one when it is taken, unless it is `only_this`."""
-    try:
-        return socket.create_server(("127.0.0.1", port), backlog=128)
-    except OSError:
-        if only_this:
-            raise
-        return socket.create_server(("127.0.0.1", 0), backlog=128)
+STORE, ARTIFACT_ROOT = "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_ARTIFACT_ROOT"
+GRACE = 2  # seconds that requests under way get to finish
+LOCAL_FRAMES = "'self' http://127.0.0.1:* http://localhost:*"
+COLAB_FRAMES = "'self' https://colab.research.google.com https://*.googleusercontent.com"
 
 
-def environment(store: str, artifacts: str, hosts: list[str]) -> dict[str, str]:
-    """Give the environment MLflow's app reads: the store, and exactly who may reach it.
+def environment(uri: str, artifacts: str, hosts: list[str]) -> dict[str, str]:
+    """Return the environment that MLflow's app reads: the store, and exactly who may reach it.
 
-    `hosts` are what a browser writes into its address bar, scheme and all: "https://name.example:443".
+    `artifacts` is the URI of the folder for new experiments. `hosts` are what a browser has in its address
+    bar, scheme and all: "https://name.example:443".
     """
     return {
-        STORE: store,
-        REGISTRY: store,
-        ARTIFACT_ROOT: "mlflow-artifacts:/",
-        ARTIFACT_FOLDER: artifacts,
-        SERVE_ARTIFACTS: "true",
+        STORE: uri,
+        ARTIFACT_ROOT: artifacts,
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(host.partition("://")[2] for host in hosts),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(hosts),
         "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",
+        "MLFLOW_SERVER_X_FRAME_OPTIONS": "NONE",  # `behind_secret` says who may show the pages in a frame
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
 
 
-def end_tunnel(ngrok_config: str) -> None:
-    """Kill the agent of a guard that died; more than once, since it may have died while it started one."""
-    for _ in range(4):
-        kill_agents(Path(ngrok_config))
-        time.sleep(GRACE / 4)
+def behind_secret(app, secret: str, hosts: list[str], public: str | None):
+    """Return an ASGI app that answers as `app` under /<secret>/, to its own pages, and 404 elsewhere.
+
+    MLflow itself lets the pages of any port of this machine write. Its pages may stand in a frame of a
+    notebook on this machine or on Colab; those that come through the tunnel, in none.
+    """
+    prefix, frames = f"/{secret}", {}
+    for host in hosts:
+        allowed = "'none'" if host == public else COLAB_FRAMES if host.startswith("https") else LOCAL_FRAMES
+        frames[host.partition("://")[2]] = f"frame-ancestors {allowed}".encode()
+
+    async def answer(scope, receive, send) -> None:
+        async def refuse(status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": text.encode()})
+
+        async def send_with_policy(message) -> None:
+            if message["type"] == "http.response.start":
+                policy = frames.get(headers.get(b"host", b"").decode("latin-1"), b"frame-ancestors 'none'")
+                message["headers"] = [*message["headers"], (b"content-security-policy", policy)]
+            await send(message)
+
+        if scope["type"] != "http":  # MLflow has no WebSocket
+            return await send({"type": "websocket.close"})
+        path, headers = scope["path"], dict(scope["headers"])
+        first, rest = path[: len(prefix)], path[len(prefix) :]
+        if not compare_digest(first.encode(errors="replace"), prefix.encode()) or rest[:1] not in ("", "/"):
+            return await refuse(404, "Not found")
+        if headers.get(b"origin", hosts[0].encode()).decode("latin-1") not in hosts:
+            return await refuse(403, "Cross-origin request blocked")
+        if not rest:
+            return await refuse(307, "", (b"location", f"{prefix}/".encode()))
+        await app({**scope, "path": rest}, receive, send_with_policy)
+
+    return answer
 
 
-def end_with_guard(server, ngrok_config: str, stopped: threading.Event) -> None:
-    """Wait until the guard says goodbye or dies without; then end the server, and in time."""
-    goodbye = sys.stdin.buffer.read()
-    server.should_exit = True
-    if not goodbye:
-        end_tunnel(ngrok_config)
-    stopped.wait(GRACE)
-    os._exit(0)
+def refuse_foreign_locations(artifacts: str):
+    """Return a hook for Flask that refuses an experiment whose artifacts would lie outside of `artifacts`.
+
+    Else whoever reaches the dashboard could write files wherever its owner can.
+    """
+    from flask import jsonify, request
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    def resolved(location: str) -> Path:
+        return Path(local_file_uri_to_path(location)).resolve()
+
+    def check():
+        body = request.get_json(force=True, silent=True)
+        body = json.loads(body) if isinstance(body, str) else body  # as MLflow does for old clients
+        names = ("artifact_location", "artifactLocation") if isinstance(body, dict) else ()
+        locations = [str(body[name]) for name in names if body.get(name)]
+        if all(resolved(location).is_relative_to(resolved(artifacts)) for location in locations):
+            return None
+        message = "Artifacts stay in the folder of the store: leave the artifact location empty."
+        return jsonify(error_code="INVALID_PARAMETER_VALUE", message=message), 400
+
+    return check
 
 
-def main() -> None:
-    """Bind, wait for the hosts, serve until the input ends."""
-    config = json.loads(sys.stdin.buffer.readline())
+def is_needed(folder: Path, key: str) -> bool:
+    """Return whether the state file names the server with this key, and a notebook uses it.
+
+    If none does, the state file is removed, under the lock, so that no notebook adopts a server that ends.
+    """
+    state = folder / "state.json"
     try:
-        listener = bind(config["port"], config["only_this"])
-    except OSError as error:
-        return print(json.dumps({"error": error.strerror}), flush=True)
-    print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # from here on everything printed is log
+        if lease.read(state).get("key") != key:
+            return False
+        if lease.living(folder / "leases"):
+            return True
+        with FileLock(folder / "lock", 0):
+            if not lease.living(folder / "leases"):
+                state.unlink(missing_ok=True)
+        return state.exists()
+    except (Timeout, OSError):  # a notebook opens a dashboard, or the folder cannot be read: look again
+        return True
 
-    # The slow imports, while the guard opens the tunnel. None of them builds the app.
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
-    import uvicorn
 
-    line = sys.stdin.buffer.readline()
-    if not line:  # the guard is gone already
-        return end_tunnel(config["ngrok_config"])
-    if line == GOODBYE:
-        return None
-    os.environ.update(environment(config["store"], config["artifacts"], json.loads(line)["hosts"]))
+def end_in_time(folder: Path, key: str, running: list, stopped: threading.Event) -> None:
+    """Wait until the server is not needed; then end it, its tunnel and this process, whatever they do."""
+    try:
+        while is_needed(folder, key):
+            time.sleep(lease.TICK)
+    finally:
+        for server in running:
+            server.should_exit = True
+            stopped.wait(GRACE)
+        tunnel.stop(folder / "ngrok.yml")
+        os._exit(0)
+
+
+def open_tunnel(config: dict) -> tuple[str | None, str]:
+    """Return the public URL of a tunnel that is proven closed, or None; and what went wrong, if anything."""
+    agent = Path(config["folder"]) / "ngrok.yml"
+    try:
+        public = tunnel.start(config["port"], config["token"], config["user"], config["password"], agent)
+        checks.prove_closed(public)
+        return public, ""
+    except tunnel.TunnelError as error:
+        tunnel.stop(agent)
+        return None, str(error)
+
+
+def serve(config: dict, running: list) -> None:
+    """Do what stands at the top, and answer requests; put uvicorn's server into `running`."""
+    listener = socket.create_server(("127.0.0.1", config["port"]), backlog=128)
+    public, problem = open_tunnel(config) if config["token"] else (None, "")
+    hosts = config["hosts"] + [public] * bool(public)
+    os.environ.update(environment(config["store"], config["artifacts"], hosts))
 
     # Each search of runs imports MLflow's login module, which fails where Flask-WTF is missing: half a second
     # a search, and HTTP 500 when two do it at once. This server has no logins, so say no at once.
     sys.modules["mlflow.server.auth"] = None
+    import uvicorn
+    from mlflow.server import app as flask_app
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
-    initialize_backend_stores(config["store"], config["store"], os.environ[ARTIFACT_ROOT])
+    initialize_backend_stores(config["store"], default_artifact_root=config["artifacts"])
+    flask_app.before_request(refuse_foreign_locations(config["artifacts"]))
+    app = behind_secret(app, config["secret"], hosts, public)
     # MLflow's lifespan only tidies Docker containers of its assistant, which is none of ours to touch.
-    settings = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off")
-    server = uvicorn.Server(settings)
-    stopped = threading.Event()
-    watcher = threading.Thread(target=end_with_guard, args=(server, config["ngrok_config"], stopped), daemon=True)
-    watcher.start()
-    server.run(sockets=[listener])
-    stopped.set()
-    watcher.join(2 * GRACE)
+    quiet = {"log_level": "warning", "access_log": False, "lifespan": "off"}
+    running.append(uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=GRACE, **quiet)))
+    report = {"server": orphans.this_process(), "public": public, "problem": problem, "hosts": hosts}
+    print(json.dumps(report), flush=True)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # from here on everything printed is log
+    running[0].run(sockets=[listener])
+
+
+def main() -> None:
+    """Serve as the standard input says, until no notebook needs it or SIGTERM comes."""
+    config = json.loads(sys.stdin.buffer.readline())
+    folder, running, stopped = Path(config["folder"]), [], threading.Event()
+    watch = folder, config["key"], running, stopped
+    threading.Thread(target=end_in_time, args=watch, daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        serve(config, running)
+    finally:
+        stopped.set()
+        tunnel.stop(folder / "ngrok.yml")
 
 
 if __name__ == "__main__":

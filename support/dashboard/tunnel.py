@@ -1,7 +1,8 @@
-"""The ngrok agent: start it with a tunnel that asks for a password, explain its errors, end it.
+"""ngrok's agent: start it with a tunnel that asks for a password, explain its errors, end it.
 
-Runs inside `support.dashboard.guard`. The token reaches the agent through its environment and the password through
-its API on this machine, so that neither is in a file, a log or the list of processes.
+The server starts it as its child. Linux ends it with the server, however that dies. Elsewhere the server ends
+it, and after a server that was killed the next `dashboard.open` does. The token reaches the agent through its
+environment, the password through its API on this machine: neither is in a file, a log or a list of processes.
 """
 
 import contextlib
@@ -9,28 +10,31 @@ import json
 import logging
 import os
 import re
+import subprocess
 import threading
+import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 
-START_TIMEOUT = 20  # seconds for the agent to connect to ngrok's cloud
+from support.dashboard import lease
 
+START_TIMEOUT = 20  # seconds for the agent to connect to ngrok's cloud
+INSTALL = "Install it from https://ngrok.com/download and set PYNGROK_NGROK_PATH to it."
+TOKEN = "Copy the present one from https://dashboard.ngrok.com/get-started/your-authtoken into NGROK_AUTHTOKEN."
 REMEDIES = {
-    "ERR_NGROK_4018": "ngrok wants an authtoken. Get one at https://dashboard.ngrok.com/get-started/"
-    "your-authtoken and set it as NGROK_AUTHTOKEN.",
-    "ERR_NGROK_105": "ngrok does not accept the authtoken: it does not look like one. Copy it again from "
-    "https://dashboard.ngrok.com/get-started/your-authtoken into NGROK_AUTHTOKEN.",
-    "ERR_NGROK_107": "ngrok does not accept the authtoken: it was revoked, or is of no account. Copy the "
-    "present one from https://dashboard.ngrok.com/get-started/your-authtoken into NGROK_AUTHTOKEN.",
-    "ERR_NGROK_108": "this ngrok account has as many agents running as it may. Stop one at "
+    "4018": f"ngrok wants an authtoken. {TOKEN}",
+    "105": f"the authtoken does not look like one of ngrok's. {TOKEN}",
+    "107": f"ngrok does not accept the authtoken: it was revoked, or is of no account. {TOKEN}",
+    "108": "this ngrok account has as many agents running as it may. Stop one at "
     "https://dashboard.ngrok.com/agents, or close the other notebook's dashboard.",
-    "ERR_NGROK_121": "the ngrok agent on this machine is too old. Run `ngrok update`.",
-    "ERR_NGROK_334": "this account's ngrok address is in use by another tunnel. Close that one first: "
+    "121": "the ngrok agent on this machine is too old. Run `ngrok update`.",
+    "334": "this account's ngrok address is in use by another tunnel. Close that one first: "
     "https://dashboard.ngrok.com/endpoints shows it.",
-    "ERR_NGROK_725": "this account has used up its ngrok traffic for the month. Wait, or look at the "
-    "local dashboard or the report.",
-    "ERR_NGROK_3200": "the tunnel is gone: ngrok no longer knows its address. Call dashboard.open() again.",
+    "725": "this account has used up its ngrok traffic for the month. Look at the local dashboard.",
+    "3200": "the tunnel is gone: ngrok no longer knows its address. Call dashboard.open() again.",
 }
 
 
@@ -39,24 +43,27 @@ class TunnelError(RuntimeError):
 
 
 def explain(text: str, secrets: tuple[str, ...] = ()) -> TunnelError:
-    """Turn what ngrok says into a sentence and a remedy. No one of `secrets` appears in it."""
-    for code in re.findall(r"ERR_NGROK_\d+", text):
+    """Return what ngrok says as an error with a remedy. None of `secrets` appears in it."""
+    for code in re.findall(r"ERR_NGROK_(\d+)", text):
         if code in REMEDIES:
-            return TunnelError(f"{REMEDIES[code]} ({code})")
+            return TunnelError(f"{REMEDIES[code]} (ERR_NGROK_{code})")
     for secret in secrets:
         text = text.replace(secret, "...")
     return TunnelError(f"ngrok says: {' '.join(text.split())}")
 
 
-def start(port: int, token: str, user: str, password: str, config: Path) -> tuple[str, psutil.Process]:
-    """Open a tunnel to `port` of this machine and give its public URL and the agent's process.
+def start(port: int, token: str, user: str, password: str, config: Path) -> str:
+    """Open a tunnel to `port` of this machine and return its public URL. Raise TunnelError.
 
-    ngrok's edge asks everyone for `user` and `password`. `config` is where the agent's own configuration
-    goes; it holds no secret, and marks the agent as ours (see `kill_agents`). The reader's own ngrok.yml is
-    not read, so that nothing in it can weaken the tunnel. Raises TunnelError.
+    ngrok's edge asks everyone for `user` and `password`. `config` is the file for the agent's configuration:
+    it holds no secret, and marks the agent as ours (see `stop`). The reader's own ngrok.yml is not read, so
+    that nothing in it can weaken the tunnel. Call it from the main thread, see `lease.ends_with_parent`.
     """
-    from pyngrok import conf, exception, ngrok
+    from pyngrok import conf, exception, ngrok, process
 
+    # pyngrok passes no options on to Popen. Checked with pyngrok 9.1, and by the tests that kill the server.
+    tied = partial(subprocess.Popen, **lease.ends_with_parent())
+    process.subprocess = SimpleNamespace(Popen=tied, PIPE=subprocess.PIPE)
     logging.getLogger("pyngrok").propagate = False  # the agent's log repeats a token that it refuses
     logging.getLogger("pyngrok").addHandler(logging.NullHandler())
     # inspect_db_size -1: the agent keeps no copy of the requests, passwords included, for its own web page.
@@ -64,27 +71,19 @@ def start(port: int, token: str, user: str, password: str, config: Path) -> tupl
     settings = conf.PyngrokConfig(config_path=str(config), request_timeout=START_TIMEOUT)
     settings.auth_token = None  # pyngrok would put it on the agent's command line
     policy = {"type": "basic-auth", "config": {"credentials": [f"{user}:{password}"], "enforce": True}}
+    policies = {"on_http_request": [{"actions": [policy]}]}
+    too_late = threading.Timer(START_TIMEOUT, stop, [config])  # pyngrok waits for ever for a line
     os.environ["NGROK_AUTHTOKEN"] = token
-    too_late = threading.Timer(START_TIMEOUT, kill_agents, [config])  # pyngrok waits for ever for a line
-    too_late.daemon = True
-    too_late.start()
     try:
         ngrok.install_ngrok(settings)
-        tunnel = ngrok.connect(
-            f"http://127.0.0.1:{port}",
-            name="dashboard",
-            pyngrok_config=settings,
-            traffic_policy={"on_http_request": [{"actions": [policy]}]},
-        )
-        agent = psutil.Process(ngrok.get_ngrok_process(settings).proc.pid)
+        deadline = time.monotonic() + START_TIMEOUT
+        too_late.start()
+        upstream = f"http://127.0.0.1:{port}"
+        url = ngrok.connect(upstream, pyngrok_config=settings, name="dashboard", traffic_policy=policies).public_url
     except exception.PyngrokNgrokInstallError as error:
-        raise TunnelError(
-            "the ngrok agent is not on this machine and cannot be downloaded. Install it from "
-            f"https://ngrok.com/download and set PYNGROK_NGROK_PATH to it. ({error})"
-        ) from error
+        raise TunnelError(f"the ngrok agent is not here and cannot be downloaded ({error}). {INSTALL}") from error
     except exception.PyngrokError as error:
-        stop(config)
-        if not too_late.is_alive():
+        if time.monotonic() > deadline:
             raise TunnelError(
                 f"the ngrok agent found no way to ngrok's cloud in {START_TIMEOUT} s. Is there a "
                 "network, and does a firewall let connect.ngrok-agent.com through?"
@@ -95,30 +94,21 @@ def start(port: int, token: str, user: str, password: str, config: Path) -> tupl
             *(log.line for log in getattr(error, "ngrok_logs", [])),
         ]
         raise explain("\n".join(said), (token, password)) from error
-    except (OSError, psutil.NoSuchProcess) as error:
-        stop(config)
-        raise TunnelError(
-            f"the ngrok agent cannot be started ({error}). Install it from "
-            "https://ngrok.com/download and set PYNGROK_NGROK_PATH to it."
-        ) from error
+    except OSError as error:
+        raise TunnelError(f"the ngrok agent cannot be started ({error}). {INSTALL}") from error
     finally:
         too_late.cancel()
         del os.environ["NGROK_AUTHTOKEN"]
-    if not str(tunnel.public_url).startswith("https://"):
-        stop(config)
+    if not str(url).startswith("https://"):
         raise TunnelError("ngrok gave an address without encryption, which would show the password. Try again.")
-    return tunnel.public_url, agent
+    return url
 
 
 def stop(config: Path) -> None:
-    """End the agent that was started with `config`, and with it the tunnel; forget the configuration."""
-    kill_agents(config)
-    config.unlink(missing_ok=True)
-
-
-def kill_agents(config: Path) -> None:
-    """Kill every process that was started with `config`: our agents, whoever their parent is by now."""
-    for process in psutil.process_iter(["cmdline"]):
-        if str(config) in (process.info["cmdline"] or []):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+    """End every agent that was started with `config`, and with it the tunnel; remove the configuration."""
+    if config.exists():
+        for process in psutil.process_iter(["cmdline"]):
+            if str(config) in (process.info["cmdline"] or []):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        config.unlink(missing_ok=True)
