@@ -36,9 +36,7 @@ def chromium(host: str = "") -> Iterator[WebDriver]:
         options.add_argument(f"--user-data-dir={profile}")
         driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER, env=os.environ))
         try:
-            driver.execute_cdp_cmd(
-                "Page.addScriptToEvaluateOnNewDocument", {"source": f"try {{{GREETED}}} catch {{}}"}
-            )
+            driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": f"try {{{GREETED}}} catch {{}}"})
             yield driver
         finally:
             driver.quit()

@@ -120,9 +120,7 @@ class Edge(Quiet):
         self.answer(status, text.encode(), headers)
 
     def warns(self) -> bool:
-        browser = "Mozilla" in self.headers.get("User-Agent", "") and "text/html" in self.headers.get(
-            "Accept", ""
-        )
+        browser = "Mozilla" in self.headers.get("User-Agent", "") and "text/html" in self.headers.get("Accept", "")
         return (
             browser
             and "ngrok-skip-browser-warning" not in self.headers

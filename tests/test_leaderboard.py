@@ -67,9 +67,7 @@ def test_the_best_f1_comes_first() -> None:
     assert list(board.table.index) == [ids["a"], ids["b"], ids["c"]]
     assert board.table.index[0] == tracking.best_run().info.run_id
     assert board.left_out == {}
-    assert str(board) == (
-        "3 runs on the corpus 'lesson', split seed 1234, best F1 first. No run is left out."
-    )
+    assert str(board) == ("3 runs on the corpus 'lesson', split seed 1234, best F1 first. No run is left out.")
 
 
 def test_of_two_with_the_same_f1_the_later_one_comes_first_as_in_best_run() -> None:

@@ -49,9 +49,7 @@ def test_reproduce_gives_the_same_to_the_last_digit(first, capsys):
     again = mlflow.get_run(table.attrs["run_id"])
     assert again.info.run_id != first
     assert again.data.tags[lineage.REPRODUCES] == first
-    pairs = zip(
-        *(tracking.load_tagger(run).model.parameters() for run in (first, again.info.run_id)), strict=True
-    )
+    pairs = zip(*(tracking.load_tagger(run).model.parameters() for run in (first, again.info.run_id)), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
 
 
@@ -85,8 +83,7 @@ def test_retrain_starts_from_the_weights(first, sample_splits):
 def test_retrain_takes_new_tags_and_characters(first, sample_splits, capsys):
     more = pd.DataFrame({"text": ["été graphs"] * 3, "tags": [["brand-new"]] * 3})
     parts = {
-        name: pd.concat([getattr(sample_splits, name), more], ignore_index=True)
-        for name in ("train", "val", "test")
+        name: pd.concat([getattr(sample_splits, name), more], ignore_index=True) for name in ("train", "val", "test")
     }
     child = lineage.retrain(first, replace(PARAMS, lr=1e-12, num_epochs=1), replace(sample_splits, **parts))
     out = capsys.readouterr().out
@@ -126,9 +123,7 @@ def test_a_training_that_is_saved_is_the_same_training(sample_splits, tmp_path):
             return None
 
         def save(self, state):
-            states.append(
-                {name: json.dumps(value) if name == "history" else "" for name, value in state.items()}
-            )
+            states.append({name: json.dumps(value) if name == "history" else "" for name, value in state.items()})
 
     plain, saved = train_cnn(PARAMS, sample_splits), train_cnn(PARAMS, sample_splits, None, Keep())
     assert plain.history == saved.history and len(states) == len(saved.history)
@@ -146,9 +141,7 @@ def test_what_a_run_records(first, sample_splits, tmp_path):
     folder = artifacts.fetch(run, ["provenance/pip-freeze.txt", "provenance/uncommitted.diff"], tmp_path)
     assert f"torch=={torch.__version__}" in (folder / "pip-freeze.txt").read_text()
     assert any(name.startswith("system/cpu") for name in run.data.metrics)
-    assert not any(
-        os.uname().nodename in value for name, value in tags.items() if name != "mlflow.source.name"
-    )
+    assert not any(os.uname().nodename in value for name, value in tags.items() if name != "mlflow.source.name")
 
 
 def test_bad_splits_are_refused(sample_splits, tmp_path):
@@ -259,9 +252,7 @@ def test_reproduce_with_the_code_of_then(tmp_path):
     def python(code: str) -> str:
         variables = os.environ | {"PYTHONPATH": str(project), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-c", CHILD + code]
-        answer = subprocess.run(
-            command, cwd=project, env=variables, capture_output=True, text=True, check=False
-        )
+        answer = subprocess.run(command, cwd=project, env=variables, capture_output=True, text=True, check=False)
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
 

@@ -47,9 +47,7 @@ def dump(stores: Path) -> list[str]:
 
 
 def files(stores: Path) -> set[str]:
-    return {
-        path.relative_to(stores).as_posix() for path in (stores / "artifacts").rglob("*") if path.is_file()
-    }
+    return {path.relative_to(stores).as_posix() for path in (stores / "artifacts").rglob("*") if path.is_file()}
 
 
 def every_file(folder: Path) -> set[Path]:
@@ -191,9 +189,7 @@ def test_export_and_import(here, tmp_path):
     cleanup.delete_runs([run_id], confirmed=True)
     assert sorted(transfer.import_runs(path)) == sorted([run_id, extra])
     assert {each: record(each) for each in (run_id, extra)} == before
-    assert {name for name in files(stores) if run_id in name} == {
-        name for name in files(other) if run_id in name
-    }
+    assert {name for name in files(stores) if run_id in name} == {name for name in files(other) if run_id in name}
     assert tracking.load_tagger(run_id).predict_proba(TEXTS).shape[0] == 1
     assert mlflow.get_run(run_id).info.artifact_uri.startswith(other.as_uri())
 

@@ -39,9 +39,7 @@ from support.tracking.store import PROJECT_DIR
 
 LR = {"lr": FloatDistribution(1e-3, 1e-1, log=True)}
 TINY = Params(num_epochs=2, **SMALL)
-LINEAR = Space(
-    LinearParams(word_ngrams=1, char_ngrams=2), {"C": FloatDistribution(1, 100, log=True)}, trials=4
-)
+LINEAR = Space(LinearParams(word_ngrams=1, char_ngrams=2), {"C": FloatDistribution(1, 100, log=True)}, trials=4)
 no_sigkill = pytest.mark.skipif(sys.platform == "win32", reason="There is no SIGKILL on Windows.")
 
 
@@ -166,9 +164,7 @@ def test_a_trial_never_sees_the_test_split(sample_splits, monkeypatch):
     wrong = test.assign(text=test.text[::-1].to_list(), tags=[*test.tags[1:], test.tags[0]])
     misled = search.trials(search.search(replace(sample_splits, test=wrong), spaces))
     columns = ["trial", "lr", "C", "val_f1", "val_precision", "val_recall"]
-    pd.testing.assert_frame_equal(
-        honest[columns].reset_index(drop=True), misled[columns].reset_index(drop=True)
-    )
+    pd.testing.assert_frame_equal(honest[columns].reset_index(drop=True), misled[columns].reset_index(drop=True))
 
 
 def test_one_worker_finds_the_same_each_time_and_another_seed_something_else(sample_splits, tmp_path):
@@ -351,9 +347,7 @@ def test_a_search_that_is_killed_goes_on_and_nothing_is_lost_or_doubled(processe
 @no_sigkill
 def test_a_trial_that_kills_its_process_is_given_up(processes, sample_splits):
     for _ in range(MOST_TRIES):
-        process = processes(
-            search_victims.run, os.environ["STORES_DIR"], "before the only trial trains", spaces=cnn(1)
-        )
+        process = processes(search_victims.run, os.environ["STORES_DIR"], "before the only trial trains", spaces=cnn(1))
         process.join()
         assert process.exitcode == -signal.SIGKILL
     tracking.connect()
@@ -488,9 +482,7 @@ def test_the_picture_shows_every_measured_trial_and_the_best_on_top():
     study = optuna.create_study(direction="maximize")
     ranges = {"C": FloatDistribution(1, 100, log=True), "use": CategoricalDistribution(["a", "b"])}
     for C, use, value in [(1, "a", 0.1), (10, "b", 0.5), (100, "a", 0.3), (5, "b", 0.2)]:
-        study.add_trial(
-            optuna.trial.create_trial(params={"C": C, "use": use}, distributions=ranges, value=value)
-        )
+        study.add_trial(optuna.trial.create_trial(params={"C": C, "use": use}, distributions=ranges, value=value))
     figures = search_plots.draw({"linear": study})
     [axes] = figures["parallel_coordinates"].axes
     lines = [line for line in axes.lines if len(line.get_xdata()) == 3]

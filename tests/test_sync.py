@@ -124,9 +124,7 @@ def everything(uri: str, run_id: str, ids: dict[str, str] | None = None) -> dict
     """Give all that one can ask MLflow about a run, in words that two stores share; `ids` translates."""
     client, ids = MlflowClient(uri, uri), ids or {}
     run = client.get_run(run_id)
-    info = {
-        name: getattr(run.info, name) for name in ("run_name", "status", "start_time", "end_time", "user_id")
-    }
+    info = {name: getattr(run.info, name) for name in ("run_name", "status", "start_time", "end_time", "user_id")}
     tags = {name: ids.get(value, value) for name, value in run.data.tags.items()}
     history = [
         (m.key, m.step, m.timestamp, repr(m.value))
@@ -217,9 +215,9 @@ def test_all_of_a_run_is_copied_and_copied_once(laptop, server, tmp_path, monkey
     assert_equal(report, server.url)
     assert deleted not in report.ids
     copies = [MlflowClient(server.url).get_run(each) for each in report.ids.values()]
-    assert {
-        run.data.tags["mlflow.parentRunId"] for run in copies if run.info.run_name.startswith("child")
-    } == {report.ids[parent]}
+    assert {run.data.tags["mlflow.parentRunId"] for run in copies if run.info.run_name.startswith("child")} == {
+        report.ids[parent]
+    }
     found = MlflowClient(server.url).get_experiment_by_name("another experiment")
     assert found.tags["about"] == "it"
     before = state(server)
@@ -295,10 +293,7 @@ def test_there_and_back_and_to_a_third_store(laptop, server, empty, tmp_path, sa
     back = sync.sync(source=server.url, experiments=["baselines"])
     assert back.ids[copy] == run_id
     assert copy in back.there
-    assert (
-        len([r for r in MlflowClient().search_runs([tracking.set_experiment()]) if r.info.run_id == run_id])
-        == 1
-    )
+    assert len([r for r in MlflowClient().search_runs([tracking.set_experiment()]) if r.info.run_id == run_id]) == 1
     assert everything(laptop, run_id) == before
 
     open_store(empty, tmp_path / "third")
@@ -321,9 +316,7 @@ def log_model(run_id: str, text: str) -> str:
     """Log a small model of a run, register it, and give the id of the logged model."""
     client = MlflowClient()
     run = client.get_run(run_id)
-    model = client.create_logged_model(
-        run.info.experiment_id, "echo", run_id, {"by": run_id}, {"size": "3"}, "pyfunc"
-    )
+    model = client.create_logged_model(run.info.experiment_id, "echo", run_id, {"by": run_id}, {"size": "3"}, "pyfunc")
     folder = stores_dir() / f"model-{model.model_id}"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "text.txt").write_text(text)

@@ -381,9 +381,7 @@ def restart_postgres(server) -> None:
 
 
 @pytest.mark.parametrize("outage", [kill_the_server, restart_postgres])
-def test_an_outage_in_the_middle_of_logging_loses_and_doubles_nothing(
-    outage, server, members, processes, tmp_path
-):
+def test_an_outage_in_the_middle_of_logging_loses_and_doubles_nothing(outage, server, members, processes, tmp_path):
     name = new_experiment(server, outage.__name__, "ada", "bob")
     steps = 60
     workers = [

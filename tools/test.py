@@ -54,34 +54,31 @@ class Job:
 
 def fast(folder: Path) -> list[Job]:
     """Return the jobs of `make test`: a notebook's second run follows its first, beside later first ones."""
-    tests = "unit and integration tests"
-    jobs, stores, first, again = [], folder / "series", set(), {tests}
-    jobs.append(Job(tests, [*PYTEST, *SLOWEST, *UNITS], folder / "tests"))
+    tests, stores = "unit and integration tests", folder / "series"
+    jobs = [Job(tests, [*PYTEST, *SLOWEST, *UNITS], folder / "tests")]
+    before: set[str] = set()
     for path in NOTEBOOKS:
-        jobs.append(Job(path.stem, [*NBVAL, str(path)], stores, first))
-        first = {path.stem}
-    for path in NOTEBOOKS:
+        jobs.append(Job(path.stem, [*NBVAL, str(path)], stores, before))
+        before = {path.stem}
+    before = {tests}
+    for path, following in zip(NOTEBOOKS, [*NOTEBOOKS[1:], NOTEBOOKS[-1]], strict=True):
         name = f"{path.stem}, again"
-        jobs.append(Job(name, [*NBVAL, str(path)], stores, {path.stem, *again}))
-        again = {name}
-    return [
-        *jobs,
-        Job("what the series left", [*PYTEST, LOOK.format("series")], stores, {job.name for job in jobs}),
-    ]
+        jobs.append(Job(name, [*NBVAL, str(path)], stores, {path.stem, following.stem, *before}))
+        before = {name}
+    everything = {job.name for job in jobs}
+    return [*jobs, Job("what the series left", [*PYTEST, LOOK.format("series")], stores, everything)]
 
 
 def rest(folder: Path) -> list[Job]:
     """Return the jobs that `make test-all` adds."""
     jobs = [Job("system tests", [*PYTEST, *SLOWEST, "tests/system"], folder / "tests")]
     stores, before = folder / "readers", "a reader's own runs"
-    jobs.append(Job(before, [sys.executable, "tests/notebooks/readers_own.py"], stores))
+    jobs.append(Job(before, [sys.executable, "-m", "tests.readers_own"], stores))
     for path in reversed(NOTEBOOKS):
         name = f"{path.stem}, backwards"
         jobs.append(Job(name, [*NBVAL, str(path)], stores, {before}, sample=True))
         before = name
-    jobs.append(
-        Job("what was left beside them", [*PYTEST, LOOK.format("readers")], stores, {before}, sample=True)
-    )
+    jobs.append(Job("what was left beside them", [*PYTEST, LOOK.format("readers")], stores, {before}, sample=True))
     for path in NOTEBOOKS:
         command = [*NBVAL, str(path), LOOK.format(path.stem)]
         jobs.append(Job(f"{path.stem}, alone", command, folder / path.stem, sample=True))

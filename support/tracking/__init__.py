@@ -27,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "best_run",
             "best_runs",
             "find_experiment",
+            "find_run",
             "histories",
             "params_of",
             "runs_table",

@@ -8,7 +8,7 @@ import ast
 import math
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -130,6 +130,26 @@ def _highest_first(experiment_id: str, metric: str) -> Iterator[Run]:
         with_metric = [run for run in page if metric in run.data.metrics]
         yield from with_metric
         token = (page.token or "") if len(with_metric) == len(page) else ""
+
+
+def find_run(
+    run_name: str, params: Any = None, splits: Splits | None = None, experiment: str = EXPERIMENT
+) -> Run | None:
+    """Return the latest finished run of that name, with these params and data where they are named; or None.
+
+    So a notebook that runs twice keeps what it finds, and trains no twin of it.
+    """
+    found = find_experiment(experiment)
+    if found is None:
+        return None
+    named = run_name.replace("'", "\\'")
+    where = f"attributes.status = 'FINISHED' and attributes.run_name = '{named}'"
+    wanted = {} if params is None else asdict(params) if is_dataclass(params) else dict(params)
+    for run in mlflow.search_runs([found.experiment_id], where, output_format="list"):
+        same_params = all(run.data.params.get(name) == str(value) for name, value in wanted.items())
+        if same_params and (splits is None or data_digest(run) == splits.digest):
+            return run
+    return None
 
 
 def runs_table(

@@ -32,7 +32,7 @@ from support.tracking import alerting, checksums, provenance, remote
 from support.tracking.live import NewMetrics, log_epochs
 from support.tracking.orphans import PROCESS, this_process
 from support.tracking.predictions import log_predictions
-from support.tracking.runs import DATA, PARAMS, TRAIN, NoRunError, best_runs, get_run, params_of
+from support.tracking.runs import DATA, PARAMS, TRAIN, NoRunError, find_run, get_run, params_of
 from support.tracking.store import (
     EXPERIMENT,
     checkpoints_folder,
@@ -241,21 +241,15 @@ def checkpoint_of(run_id: str) -> Checkpoint:
 
 
 def ensure_run(splits: Splits | None = None) -> Run:
-    """Return the best run that holds a CNN; where there is none yet, train one with the lesson's params, and
-    say so."""
+    """Return the latest run `cnn` with the lesson's params; where there is none yet, train it, and say so."""
     projects = None if splits else load_projects()
     splits = splits or split(projects)
-    try:
-        runs = best_runs(splits=splits, max_results=100)
-    except NoRunError:
-        runs = []
-    for run in runs:
-        if run.data.params.get("model") == "cnn":
-            return run
-    print("There is no finished run of the CNN yet, so one is trained now, as notebook 01 does.")
+    if found := find_run("cnn", Params(), splits):
+        return found
+    print("There is no finished run `cnn` yet, so it is trained now, as notebook 01 does.")
     if projects is not None:
         print(about(projects))
-    return get_run(train_and_log(Params(), splits))
+    return get_run(train_and_log(Params(), splits, "cnn", EXPERIMENT))
 
 
 def _train_function(params: Any) -> Callable:

@@ -1,9 +1,10 @@
-"""What the notebooks leave in the store. `make test` runs this after nbval, one test a run of nbval.
+"""What the notebooks leave in the store. tools/test.py runs this after nbval, one test a store.
 
-The name keeps it out of the unit tests, since it needs a store that notebooks have filled.
+The name keeps it out of the other tests, since it needs a store that notebooks have filled.
 """
 
 import os
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,75 +12,19 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from readers_own import EXPERIMENT, RUNS
 
-from support.data.corpus import load_projects, split
-from support.models.tagger import Tagger
-from support.models.training import Params
-from support.tracking import training_run as tracking
+from support.data import load_projects, split
+from support.models import Params
+from support.tracking import connect, histories, load_tagger, splits_of, why_left_out
 
 STORES = Path(os.environ["STORES_DIR"]).resolve()  # read before the fixtures give each test its own
 GIVEN_DATA = os.environ.get("LESSON_DATA_DIR")
-ARTIFACTS = {"label_encoder.json", "model.pt", "params.json", "performance.json", "tokenizer.json"}
-PLOTS = {"f1_by_tag.png", "learning_curves.png", "precision_recall.png"}
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
-    """Give the runs of `baselines` but for a search's trials, with the notebooks' data and store in place."""
-    assert (STORES / "mlflow.db").is_file(), "The notebooks left no database."
-    monkeypatch.setenv("STORES_DIR", str(STORES))
-    if GIVEN_DATA:
-        monkeypatch.setenv("LESSON_DATA_DIR", GIVEN_DATA)
-    tracking.connect()
-    experiment = mlflow.get_experiment_by_name("baselines")
-    if experiment is None:
-        return []
-    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
-    runs = MlflowClient().search_runs([experiment.experiment_id])
-    trials = [run for run in runs if "space" in run.data.tags]
-    assert {run.info.status for run in trials} <= {"FINISHED", "KILLED"}
-    return [run for run in runs if run not in trials]
-
-
-def assert_is_whole(run: Run) -> None:
-    """Check that a run `cnn` holds all that the series promises."""
-    assert (run.info.run_name, run.info.status) == ("cnn", "FINISHED")
-    assert run.data.params == {name: str(value) for name, value in asdict(Params()).items()}
-
-    client = MlflowClient()
-    epochs = {
-        name: client.get_metric_history(run.info.run_id, name) for name in ("train_loss", "val_loss", "lr")
-    }
-    steps = [metric.step for metric in epochs["val_loss"]]
-    assert steps == list(range(1, len(steps) + 1))
-    assert all([metric.step for metric in history] == steps for history in epochs.values())
-    best_epoch = int(run.data.metrics["best_epoch"])
-    assert len(steps) == min(best_epoch + Params().patience, Params().num_epochs)
-    assert run.data.metrics["best_val_loss"] == min(metric.value for metric in epochs["val_loss"])
-    assert epochs["train_loss"][-1].value < epochs["train_loss"][0].value / 2
-
-    folder = STORES / "artifacts" / run.info.run_id / "artifacts"
-    assert {path.name for path in folder.iterdir() if path.is_file()} == ARTIFACTS
-    assert {path.name for path in (folder / "plots").iterdir()} == PLOTS
-    assert all((folder / "plots" / name).read_bytes().startswith(b"\x89PNG") for name in PLOTS)
-
-    splits = split(load_projects())
-    assert run.data.tags["corpus"] == splits.corpus
-    assert run.inputs.dataset_inputs[0].dataset.digest == splits.digest
-    tags = Tagger.load(folder).predict(["Transfer learning with BERT for self-supervised learning"])[0]
-    assert "natural-language-processing" in tags
-    assert 0.2 < run.data.metrics["f1"] < 1
-
-
-def assert_is_searched_and_promoted(search_run: Run) -> None:
-    """Check that a search has measured trials, and that the champion loads by its name and tags a text."""
-    assert search_run.data.metrics["trials_complete"] >= 2
-    champion = mlflow.pyfunc.load_model("models:/tagger@champion")
-    tags = champion.predict(["Transfer learning with BERT for self-supervised learning"])[0]
-    assert "natural-language-processing" in tags
-
-
-# Notebook 02 compares runs: where there is one alone, it trains a shorter one beside it.
+TEXT = "Transfer learning with BERT for self-supervised learning"
+ARTIFACTS = {"checksums.json", "label_encoder.json", "model.pt", "params.json", "performance.json", "tokenizer.json"}
+PLOTS = {"f1_by_tag", "learning_curves", "precision_recall"}
+# Each notebook makes what it needs in an empty store. Notebook 02 compares runs: where there is one alone, it
+# trains a shorter one beside it.
 LEFT = {
     "00_setup": [],
     "01_tracked_training": ["cnn"],
@@ -89,16 +34,76 @@ LEFT = {
     "05_search_and_promote": ["cnn", "cnn-words", "rules", "search", "tfidf", "tfidf-searched"],
     "06_team_server": [],
 }
-LEFT["series"] = sorted({name for names in LEFT.values() for name in names})
+ALL = sorted({name for names in LEFT.values() for name in names})
+AGAIN = ["cnn", "cut-off", "cut-off retrained"]  # what 01 and 04 are about; the others keep what they find
+LEFT["series"] = sorted([*ALL, *AGAIN])  # run twice
+LEFT["readers"] = sorted([*ALL, "cnn"])  # backwards: 05 makes a cnn, and 01 another one
+LEFT["readers"].remove("cnn-20-epochs")  # 02 finds enough to compare
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
+    """Return the runs of `baselines` but for a search's trials, with the notebooks' data and store in place."""
+    assert (STORES / "mlflow.db").is_file(), "The notebooks left no database."
+    monkeypatch.setenv("STORES_DIR", str(STORES))
+    if GIVEN_DATA:
+        monkeypatch.setenv("LESSON_DATA_DIR", GIVEN_DATA)
+    connect()
+    found = mlflow.search_runs(experiment_names=["baselines"], output_format="list")
+    trials = [run for run in found if "space" in run.data.tags]
+    assert {run.info.status for run in trials} <= {"FINISHED", "KILLED"}
+    return [run for run in found if run not in trials]
+
+
+def assert_is_whole(run: Run) -> None:
+    """Check that a run `cnn` holds all that the series promises."""
+    assert run.data.params == {name: str(value) for name, value in asdict(Params()).items()}
+    epochs = {name: histories(run.info.run_id)[name] for name in ("train_loss", "val_loss", "lr")}
+    steps = list(epochs["val_loss"])
+    assert steps == list(range(1, len(steps) + 1))
+    assert all(list(history) == steps for history in epochs.values())
+    best_epoch = int(run.data.metrics["best_epoch"])
+    assert len(steps) == min(best_epoch + Params().patience, Params().num_epochs)
+    assert run.data.metrics["best_val_loss"] == min(epochs["val_loss"].values())
+    assert epochs["train_loss"][steps[-1]] < epochs["train_loss"][1] / 2
+
+    folder = STORES / "artifacts" / run.info.run_id / "artifacts"
+    assert {path.name for path in folder.iterdir() if path.is_file()} == ARTIFACTS
+    assert {path.stem for path in (folder / "plots").iterdir()} == PLOTS
+    splits = split(load_projects())
+    assert why_left_out(run, digest=splits.digest) is None
+    assert run.data.tags["corpus"] == splits.corpus and splits_of(run).digest == splits.digest
+    assert "natural-language-processing" in load_tagger(run.info.run_id).predict([TEXT])[0]
+    assert 0.2 < run.data.metrics["f1"] < 1
+
+
+def assert_is_searched_and_promoted(search_run: Run) -> None:
+    """Check that a search has measured trials, and that the champion loads by its name and tags a text."""
+    assert search_run.data.metrics["trials_complete"] >= 2
+    assert MlflowClient().search_model_versions("name = 'tagger'")[0].version == "1", "one version, promoted once"
+    champion = mlflow.pyfunc.load_model("models:/tagger@champion")
+    assert "natural-language-processing" in champion.predict([TEXT])[0]
 
 
 @pytest.mark.parametrize("notebook", LEFT)
 def test_left(runs: list[Run], notebook: str) -> None:
     """Each notebook makes what it needs in an empty store, and finds it in one that others have filled."""
-    assert sorted(run.info.run_name for run in runs) == LEFT[notebook]
+    if notebook == "readers":
+        own = [(experiment.name, run) for experiment in mlflow.search_experiments() for run in readers_runs(experiment)]
+        assert sorted((name, run.info.run_name, run.data.metrics["f1"]) for name, run in own) == sorted(RUNS)
+        ids = {run.info.run_id for _, run in own}
+        runs = [run for run in runs if run.info.run_id not in ids]
+    assert Counter(run.info.run_name for run in runs) == Counter(LEFT[notebook])
     assert {run.info.status for run in runs} <= {"FINISHED"}
     for run in runs:
         if run.info.run_name == "cnn":
             assert_is_whole(run)
         if run.info.run_name == "search":
             assert_is_searched_and_promoted(run)
+
+
+def readers_runs(experiment) -> list[Run]:
+    """Return the runs of an experiment that the reader has logged: no notebook logs a depth."""
+    found = mlflow.search_runs([experiment.experiment_id], "params.depth = '3'", output_format="list")
+    assert experiment.name in ("baselines", EXPERIMENT) or not found
+    return found

@@ -1,13 +1,14 @@
-"""What every notebook keeps to: the address, the first cell, the shape, outputs that may be published."""
+"""What every notebook keeps to: the address, the first cell, the shape, links, outputs that may be published."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from support.tracking.store import PROJECT_DIR
+from support.config import PROJECT_DIR
 
 sys.path.insert(0, str(PROJECT_DIR / "tools"))
 import notebooks
@@ -15,27 +16,28 @@ import notebooks
 PATHS = notebooks.notebook_paths()
 SECRET = re.compile(r"(?i)(authtoken|password|token)\s*[=:]\s*['\"]?[A-Za-z0-9_\-]{12,}")
 PRIVATE_PATH = re.compile(r"/home/\w+/|/root/|/Users/|/tmp/|[A-Z]:\\\\Users")
+LINK = re.compile(r"\]\(([^)\s]+)")
 
 
 @pytest.fixture(params=PATHS, ids=[path.stem for path in PATHS])
 def path(request: pytest.FixtureRequest) -> Path:
-    """Give each notebook's path in turn."""
+    """Return each notebook's path in turn."""
     return request.param
 
 
 @pytest.fixture
 def notebook(path: Path) -> nbformat.NotebookNode:
-    """Give each notebook in turn."""
+    """Return each notebook in turn."""
     return nbformat.read(path, as_version=4)
 
 
-def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+def cells_of(notebook: nbformat.NotebookNode, kind: str = "code") -> list[nbformat.NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == kind]
 
 
 def test_the_series_is_numbered_without_a_gap() -> None:
     assert [path.stem[:2] for path in PATHS] == [f"{number:02d}" for number in range(len(PATHS))]
-    assert len(PATHS) >= 4
+    assert len(PATHS) >= 7
 
 
 def test_the_address_is_the_projects(notebook: nbformat.NotebookNode, path: Path) -> None:
@@ -44,18 +46,32 @@ def test_the_address_is_the_projects(notebook: nbformat.NotebookNode, path: Path
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in stamped.cells]
 
 
-def test_stamping_replaces_another_address(notebook: nbformat.NotebookNode, path: Path) -> None:
+def test_stamping_replaces_another_address_everywhere(notebook: nbformat.NotebookNode, path: Path) -> None:
+    before = notebooks.project_url().removeprefix("https://github.com/")
     notebooks.stamp(notebook, path.name, "https://github.com/somebody/some-name")
-    first = code_cells(notebook)[0].source
+    first = cells_of(notebook)[0].source
     assert 'url = "https://github.com/somebody/some-name"' in first
     assert 'Path("/content/some-name")' in first
     badge = notebook.cells[0].source.splitlines()[0]
     assert f"/github/somebody/some-name/blob/main/notebooks/{path.name}" in badge
     assert notebook.cells[0].source.count("colab-badge.svg") == 1
+    assert before not in "".join(cell.source for cell in notebook.cells)
+
+
+def test_no_link_leads_out_of_the_notebooks_folder(notebook: nbformat.NotebookNode, path: Path) -> None:
+    for link in LINK.findall("\n".join(cell.source for cell in cells_of(notebook, "markdown"))):
+        if not link.startswith(("https://", "#")):
+            assert ".." not in link and (path.parent / link).is_file(), link
+
+
+def test_the_first_cell_says_what_to_do_in_a_folder_elsewhere(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="open this notebook in the project's folder"):
+        runpy.run_path(str(PROJECT_DIR / "tools" / "first_cell.py"))
 
 
 def test_it_was_run_top_to_bottom_and_shows_no_error_or_warning(notebook: nbformat.NotebookNode) -> None:
-    cells = code_cells(notebook)
+    cells = cells_of(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
     assert outputs
@@ -64,8 +80,14 @@ def test_it_was_run_top_to_bottom_and_shows_no_error_or_warning(notebook: nbform
     assert "warning" not in str(outputs).lower()
 
 
+def test_a_bar_ends_at_its_end(notebook: nbformat.NotebookNode) -> None:
+    for cell in cells_of(notebook):
+        text = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+        assert {int(percent) for percent in re.findall(r"(\d+)%\|", text)} <= {100}
+
+
 def test_its_outputs_may_be_published(notebook: nbformat.NotebookNode) -> None:
-    shown = "\n".join(str(cell.outputs) for cell in code_cells(notebook))
+    shown = "\n".join(str(cell.outputs) for cell in cells_of(notebook))
     assert not PRIVATE_PATH.search(shown)
     assert not SECRET.search(shown)
     assert "widgets" not in notebook.metadata
@@ -73,7 +95,7 @@ def test_its_outputs_may_be_published(notebook: nbformat.NotebookNode) -> None:
 
 
 def test_its_cells_are_short(notebook: nbformat.NotebookNode) -> None:
-    sizes = sorted(len(cell.source.splitlines()) for cell in code_cells(notebook))
+    sizes = sorted(len(cell.source.splitlines()) for cell in cells_of(notebook))
     assert sizes[len(sizes) // 2] <= 8
     assert sizes[-1] <= 30
 

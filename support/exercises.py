@@ -1,0 +1,172 @@
+"""Exercises of the notebooks, checked against the reader's own store.
+
+check("01a")      # "Done", or what is still missing
+hint("01a"); solution("01a")
+
+The tasks stand in the notebooks, hints and solutions in exercises.toml. A check looks at what the store holds,
+whoever logged it and however: so it can be run again and again, and in a new kernel.
+"""
+
+import tomllib
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import Run
+
+from support.tracking.runs import why_left_out
+from support.tracking.store import EXPERIMENT, find_experiment
+
+TEXTS = Path(__file__).with_suffix(".toml")
+_checks: dict[str, Callable[[], str | None]] = {}
+
+
+def check(number: str) -> None:
+    """Print whether the exercise is done, and if not, what is missing."""
+    missing = _known(number, _checks)()
+    print(f"{number}: Not yet. {missing}" if missing else f"{number}: Done. Well done!")
+
+
+def hint(number: str) -> None:
+    """Print a hint."""
+    print(_known(number, _texts())["hint"])
+
+
+def solution(number: str) -> None:
+    """Print a solution: cells that do it. There are other ways."""
+    print(_known(number, _texts())["solution"])
+
+
+def exercise(number: str) -> Callable:
+    """Register a check: a function that returns what is missing, or None when all is there."""
+
+    def register(function: Callable[[], str | None]) -> Callable[[], str | None]:
+        _checks[number] = function
+        return function
+
+    return register
+
+
+def runs(name: str | None = None, experiment: str = EXPERIMENT, where: str = "") -> list[Run]:
+    """Return the reader's runs of an experiment, latest first: those of a name, or all that fit a filter."""
+    found = find_experiment(experiment)
+    if found is None:
+        return []
+    wanted = " and ".join(filter(None, [f"attributes.run_name = '{name}'" if name else "", where]))
+    return mlflow.search_runs([found.experiment_id], wanted, output_format="list")
+
+
+@cache
+def _texts() -> dict[str, dict[str, str]]:
+    return tomllib.loads(TEXTS.read_text(encoding="utf-8"))
+
+
+def _known(number: str, among: dict):
+    if number not in among:
+        raise ValueError(f"There is no exercise {number!r}. There are {', '.join(sorted(among))}.")
+    return among[number]
+
+
+# Notebook 00
+
+
+@exercise("00a")
+def _experiment_with_a_description() -> str | None:
+    found = find_experiment("my-first")
+    if found is None:
+        return "There is no experiment `my-first`."
+    return None if found.tags.get("mlflow.note.content") else "`my-first` has no tag `mlflow.note.content`."
+
+
+@exercise("00b")
+def _run_with_param_and_metric() -> str | None:
+    for run in runs("reading", "my-first"):
+        if run.data.params.get("seed") and run.data.metrics.get("train_texts", 0) > 0:
+            return None
+    return "No run `reading` in `my-first` has the param `seed` and the metric `train_texts`."
+
+
+@exercise("00c")
+def _metric_with_steps() -> str | None:
+    for run in runs("steps", "my-first"):
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+        if sorted((metric.step, metric.value) for metric in history) == [(1, 3), (2, 2), (3, 1)]:
+            return None
+    return "No run `steps` in `my-first` has a `loss` of 3, 2, 1 at the steps 1, 2, 3, each once."
+
+
+# Notebook 01
+
+
+@exercise("01a")
+def _gradient_norm() -> str | None:
+    for run in runs("my-gradients"):
+        if len(mlflow.MlflowClient().get_metric_history(run.info.run_id, "grad_norm")) >= 2:
+            return None
+    return "No run `my-gradients` has a metric `grad_norm` with two steps or more."
+
+
+@exercise("01b")
+def _other_learning_rate() -> str | None:
+    for run in runs("my-lr", where="attributes.status = 'FINISHED'"):
+        if run.data.params.get("num_epochs") == "5" and run.data.params.get("lr") != "0.0002":
+            return None
+    return "No finished run `my-lr` has 5 epochs and an `lr` other than 0.0002."
+
+
+@exercise("01c")
+def _own_loop() -> str | None:
+    for run in runs("my-loop"):
+        if run.data.metrics.get("val_loss") is None and run.data.metrics.get("train_loss") is None:
+            return "The run `my-loop` has no `train_loss` and no `val_loss`."
+        if reason := why_left_out(run):
+            return f"The run `my-loop` is {reason}." if " " in reason else f"The run `my-loop` is {reason} yet."
+        return None
+    return "There is no run `my-loop`."
+
+
+# Notebook 02
+
+
+# Notebook 03
+
+
+@exercise("03a")
+def _reviewed() -> str | None:
+    return None if runs(where="tags.reviewed_by LIKE '_%'") else "No run has a tag `reviewed_by`."
+
+
+@exercise("03b")
+def _texts_and_tags() -> str | None:
+    for run in runs("my-texts"):
+        names = [file.path for file in mlflow.artifacts.list_artifacts(run_id=run.info.run_id)]
+        if "tags.json" in names and len(mlflow.artifacts.load_dict(f"runs:/{run.info.run_id}/tags.json")) >= 3:
+            return None
+    return "No run `my-texts` has an artifact `tags.json` with three texts."
+
+
+@exercise("03c")
+def _fastest() -> str | None:
+    timed = [run for run in runs() if "training_seconds" in run.data.metrics]
+    if not timed:
+        return "No run has the metric `training_seconds`: train one first."
+    fastest = min(timed, key=lambda run: run.data.metrics["training_seconds"])
+    tagged = {run.info.run_id for run in runs(where="tags.fastest = 'yes'")}
+    return (
+        None
+        if tagged == {fastest.info.run_id}
+        else "The tag `fastest` is not on the run with the shortest training alone."
+    )
+
+
+# Notebook 04
+
+
+# Notebook 05
+
+
+# Notebook 06
+
+
+# Notebook 07
