@@ -1,197 +1,140 @@
-"""The registered model `tagger`: the best run becomes its next version, and the champion, if it is better.
+"""Registered models: the best run becomes the next version, and the champion, if it is better than the last.
 
-registry.promote()           # the best run; or promote(run_id)
+promote()                       # the best run; or promote(run_id)
 mlflow.pyfunc.load_model("models:/tagger@champion").predict(["Transfer learning with BERT"])
 
-A champion loads and serves wherever the store and the requirements are: a version holds the run's artifacts
-and the code that reads them (support/served.py), and nothing pickled.
+A champion loads and serves wherever the store and its requirements are.
 """
-
-import json
-import logging
-from importlib.metadata import packages_distributions, version
-from modulefinder import ModuleFinder
-from pathlib import Path
-from shutil import copy
-from tempfile import TemporaryDirectory
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric, Run
+from mlflow.entities import LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from support.tracking import checksums as artifacts
-from support.registry import pyfunc_model as served
-from support.tracking import training_run as tracking
+from support.registry.export import log_tagger
 from support.registry.model_card import model_card
-from support.tracking.store import PROJECT_DIR, store_lock
-
-NAME, ALIAS = "tagger", "champion"
-ABOUT = (
-    "Gives texts about machine-learning projects their tags. The alias `champion` is on the version with the "
-    f'best F1 on the test split: `mlflow.pyfunc.load_model("models:/{NAME}@{ALIAS}")`.'
+from support.tracking.runs import (
+    EXPERIMENT,
+    NoRunError,
+    RecordError,
+    best_run,
+    data_digest,
+    get_run,
+    params_of,
+    score,
+    why_left_out,
 )
-EXAMPLE = ["Transfer learning with BERT for self-supervised learning"]
-SAME_DATA = ("corpus", "split_seed", "split_digest")  # tags of a run: what its test split is
-NOTE = "mlflow.note.content"  # MLflow's tag for a description
+from support.tracking.store import store_lock
+
+ALIAS = "champion"
 LONGEST_DESCRIPTION = 5000  # characters, of MLflow's table
 
 
 class PromotionError(ValueError):
-    """The run does not become the champion. Says why; the registered model is as it was."""
+    """The run does not become the champion. The message says why; the registered model stays as it was."""
 
 
-def champion() -> ModelVersion | None:
-    """Give the version that is the champion, with its `version` and `run_id`, or None.
+def champion(name: str = "tagger") -> ModelVersion | None:
+    """Return the version of a model that is the champion, with its `version` and `run_id`, or None.
 
     A server says of a model that is not there, and of one that this user may not see, the same: None.
     """
+    client = MlflowClient()
     try:
-        return MlflowClient().get_model_version_by_alias(NAME, ALIAS)
+        number = client.get_registered_model(name).aliases.get(ALIAS)
     except MlflowException as error:
-        unknown = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED")
-        if error.error_code not in unknown:
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            raise PromotionError(f"A model cannot be registered as {name!r}: {error.message}") from error
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
             raise
         return None
+    return client.get_model_version(name, number) if number else None
 
 
-def promote(run_id: str | None = None) -> ModelVersion:
-    """Make a run, the best one unless named, the champion and give its version.
+def promote(
+    run_id: str | None = None, name: str = "tagger", experiment: str = EXPERIMENT, metric: str = "f1"
+) -> ModelVersion:
+    """Make a run, the best one of `experiment` unless named, the champion of the model `name`.
 
-    Raises PromotionError where it does not beat the present champion on the same test split, and NoRunError
-    where the run or its artifacts are missing. One process at a time promotes in a store of one's own; a
-    server has no lock, so promote from one place there.
+    Return the version: the model that the run has logged with MLflow's call, or, of a tagger's run, its
+    artifacts and the code that reads them. Raise PromotionError where the run does not beat the present
+    champion on the same data, by its validation figure, and NoRunError where there is no such run.
+
+    In a store of one's own, one process at a time promotes. A server has no lock: promote from one place.
     """
     with store_lock(mlflow.get_tracking_uri()):
-        run = _run(run_id) if run_id else tracking.best_run()
-        run_id, present = run.info.run_id, champion()
-        if present and present.run_id == run_id:
-            print(f"Run {run_id} is the champion already: version {present.version} of {NAME}.")
+        present = champion(name)
+        run = get_run(run_id) if run_id else best_run(experiment, metric)
+        if present and present.run_id == run.info.run_id:
+            print(f"Run {present.run_id} is the champion already: version {present.version} of {name}.")
             return present
-        _refuse_unless_better(run, present)
-        # A promotion that was cut off may have left the version without the alias.
-        earlier = MlflowClient().search_model_versions(f"name = '{NAME}' and run_id = '{run_id}'")
-        new = earlier[0] if earlier else _register(run)
-        MlflowClient().set_registered_model_alias(NAME, ALIAS, new.version)
-        print(f"Version {new.version} of {NAME} is the champion: F1 {run.data.metrics['f1']:.3f}.")
-    return champion()
+        if reason := why_left_out(run, metric):
+            raise PromotionError(f"Run {run_id} cannot be compared with others: it is {reason}.")
+        if present:
+            _refuse_unless_better(run, present, metric)
+        version = _registered(run, name, metric)
+        MlflowClient().set_registered_model_alias(name, ALIAS, version)
+        print(f"Version {version} of {name} is the champion: {_figures(run, metric)}.")
+    return champion(name)
 
 
-def _run(run_id: str) -> Run:
+def _refuse_unless_better(run: Run, present: ModelVersion, metric: str) -> None:
+    who, theirs = f"Run {run.info.run_id}", f"the champion, version {present.version} of {present.name}"
+    anew = f"mlflow.MlflowClient().delete_registered_model_alias({present.name!r}, {ALIAS!r})"
+    way_out = f"To begin anew, without a champion: {anew}"
     try:
-        return mlflow.get_run(run_id)
-    except MlflowException as error:
-        raise tracking.NoRunError(f"Run {run_id} is not in this store: {error}") from error
-
-
-def _refuse_unless_better(run: Run, present: ModelVersion | None) -> None:
-    who, tags, metrics = f"Run {run.info.run_id}", run.data.tags, run.data.metrics
-    if run.info.status != "FINISHED" or not metrics.get("f1", -1) >= 0:  # nothing ever beats a NaN
-        raise PromotionError(f"{who} is not finished or has no metric f1. Finish it, or name another run.")
-    if not all(tags.get(name) for name in SAME_DATA):
-        raise PromotionError(f"{who} has no record of its data. Train with tracking.train_and_log, which keeps one.")
-    if present is None:
-        return
-    best = mlflow.get_run(present.run_id)
-    theirs = f"the champion, version {present.version} of {NAME}"
-    for name in SAME_DATA:
-        if tags[name] != best.data.tags[name]:
-            raise PromotionError(
-                f"{who} cannot be compared with {theirs}: its {name} is {tags[name]}, the champion's "
-                f"{best.data.tags[name]}, and F1 on another test split is another measure. Train it on the "
-                f"champion's data, lineage.splits_of(mlflow.get_run({present.run_id!r})). Or start anew: "
-                f"mlflow.MlflowClient().delete_registered_model_alias({NAME!r}, {ALIAS!r})"
-            )
-    f1, to_beat = metrics["f1"], best.data.metrics["f1"]
-    if not f1 > to_beat:
+        best = get_run(present.run_id) if present.run_id else None
+    except NoRunError as error:
+        raise PromotionError(f"{who} cannot be compared with {theirs}. {error} {way_out}") from error
+    if best is None:
+        raise PromotionError(f"{who} cannot be compared with {theirs}, which comes from no run. {way_out}")
+    if reason := why_left_out(best, metric):
+        raise PromotionError(f"{who} cannot be compared with {theirs}, whose run is {reason}. {way_out}")
+    if reason := why_left_out(run, metric, data_digest(best)):
         raise PromotionError(
-            f"{who} (F1 {f1:.4f}) does not beat {theirs} (F1 {to_beat:.4f}) on the same test split. The champion stays."
+            f"{who} cannot be compared with {theirs}: it is {reason}. Train it on the champion's data, "
+            f"tracking.splits_of(mlflow.get_run({present.run_id!r})). {way_out}"
+        )
+    if not score(run, metric) > score(best, metric):
+        raise PromotionError(
+            f"{who} ({_figures(run, metric)}) does not beat {theirs} ({_figures(best, metric)}) on the same "
+            "data. The champion stays."
         )
 
 
-def _register(run: Run) -> ModelVersion:
-    """Log the run's model and register it as a version, without the alias yet."""
+def _figures(run: Run, metric: str) -> str:
+    found = [name for name in (f"val_{metric}", metric) if name in run.data.metrics]
+    return ", ".join(f"{name} {run.data.metrics[name]:.4f}" for name in found)
+
+
+def _registered(run: Run, name: str, metric: str) -> str:
+    """Return the number of the run's version, which is registered now unless it is already.
+
+    What a promotion that was cut off has left is completed: a version without the alias, a model without a
+    version, a model without its files.
+    """
     client, run_id = MlflowClient(), run.info.run_id
-    tagger = tracking.load_tagger(run_id)
-    with TemporaryDirectory() as folder:
-        folder = Path(folder)
-        names = [file.path for file in client.list_artifacts(run_id) if not file.is_dir]
-        artifacts.fetch(run, names, _made(folder / "run"))
-        card = model_card(run, tagger, json.loads((folder / "run" / "performance.json").read_text("utf-8")))
-        # Without the heading, which the page has. A long list of tags is cut, at a line's end.
-        about = card.partition("\n\n")[2]
-        if len(about) > LONGEST_DESCRIPTION:
-            about = about[:LONGEST_DESCRIPTION].rpartition("\n")[0]
-        _save(folder, run_id)
-        (folder / "model" / "model_card.md").write_text(card, encoding="utf-8")
-        model_id = _log(run, folder / "model", about)
-    try:
-        client.create_registered_model(NAME, {"task": "multi-label text classification"}, ABOUT)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    facts = {name: run.data.tags[name] for name in SAME_DATA} | {"f1": f"{run.data.metrics['f1']:.4f}"}
-    source = f"models:/{model_id}"
-    new = client.create_model_version(NAME, source, run_id, facts, None, about, model_id=model_id)
-    # So the model's page links to the version, as after mlflow.register_model, which takes no description.
-    links = json.dumps([{"name": NAME, "version": new.version}])
-    client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: links})
-    return new
-
-
-def _save(folder: Path, run_id: str) -> None:
-    """Write the model of `folder`/run as MLflow's files to `folder`/model."""
-    rooms, requirements = needed_by(Path(served.__file__))
-    for room in rooms:
-        copy(room, _made(folder / "support"))
-    logging.getLogger("mlflow.models.signature").setLevel(logging.WARNING)  # it tells each step
-    mlflow.pyfunc.save_model(
-        path=folder / "model",
-        python_model=served.__file__,
-        artifacts={"run": str(folder / "run")},
-        code_paths=[str(folder / "support")],
-        pip_requirements=requirements,
-        input_example=EXAMPLE,
-        mlflow_model=Model(run_id=run_id),
-    )
-
-
-def _log(run: Run, folder: Path, about: str) -> str:
-    """Log MLflow's files as a model of the run, with description, params and metrics; give the model's id."""
-    client, run_id = MlflowClient(), run.info.run_id
-    # mlflow.pyfunc.log_model would open the run again, and change when it ended.
-    model_id = client.create_logged_model(run.info.experiment_id, NAME, run_id, {NOTE: about}, run.data.params).model_id
-    # MLflow writes where things were on this machine, and reads their names alone.
-    saved = Model.load(folder)
-    saved.model_id = model_id
-    saved.flavors["python_function"]["model_code_path"] = Path(served.__file__).name
-    saved.flavors["python_function"]["artifacts"]["run"]["uri"] = f"runs:/{run_id}"
-    saved.save(folder / "MLmodel")
-    client.log_model_artifacts(model_id, str(folder))
-    client.finalize_logged_model(model_id, "READY")
-    client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-    facts = {"dataset_name": run.data.tags["corpus"], "dataset_digest": run.data.tags["split_digest"]}
-    for name in run.data.metrics.keys() & {"precision", "recall", "f1"}:
-        logged = client.get_metric_history(run_id, name)[-1]  # the same again, so that the run gets no second
-        same = Metric(name, logged.value, logged.timestamp, logged.step, model_id, run_id=run_id, **facts)
-        client.log_batch(run_id, [same])
-    return model_id
-
-
-def needed_by(script: Path) -> tuple[list[Path], list[str]]:
-    """Give what a script needs to run: the files of `support`, and the packages as `name==version`."""
-    finder = ModuleFinder([str(PROJECT_DIR)])  # all that is not of this project it reports as missing
-    finder.run_script(str(script))
-    rooms = [Path(m.__file__) for name, m in finder.modules.items() if name.startswith("support")]
-    imported, owners = {name.partition(".")[0] for name in finder.badmodules}, packages_distributions()
-    packages = {owner for name in imported for owner in owners.get(name, [])}
-    # Without a local label such as +cpu, which no index has.
-    return rooms, sorted(f"{package}=={version(package).partition('+')[0]}" for package in packages)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
+    by_run = f"source_run_id = '{run_id}'"
+    models = mlflow.search_logged_models([run.info.experiment_id], by_run, output_format="list")
+    whole = [model for model in models if model.status == LoggedModelStatus.READY]
+    card = model_card(run, name, metric)
+    if not whole:
+        try:
+            tagger = getattr(params_of(run), "loaded_by", None)
+        except RecordError:
+            tagger = None
+        if tagger is None:
+            raise PromotionError(
+                f"Run {run_id} keeps no model. Log it within the run, with mlflow.sklearn.log_model(model, "
+                'name="model") or the like.'
+            )
+        whole = [log_tagger(run, tagger, metric, card, models)]
+    # Without the heading, which the page has. A long list of tags is cut, at a line's end.
+    about = card.partition("\n\n")[2]
+    if len(about) > LONGEST_DESCRIPTION:
+        about = about[:LONGEST_DESCRIPTION].rpartition("\n")[0]
+    earlier = [each for each in client.search_model_versions(f"run_id = '{run_id}'") if each.name == name]
+    version = earlier[0] if earlier else mlflow.register_model(whole[0].model_uri, name)
+    client.update_model_version(name, version.version, about)
+    return version.version

@@ -1,7 +1,7 @@
 """What the registered model runs: text in, tags out, as MLflow's pyfunc "from code".
 
-`support.registry.promote` logs this file with a run's artifacts and the rooms that it imports. MLflow runs it
-wherever the model is loaded or served, with or without this project. Nothing is pickled.
+`support.registry.export` saves this file with a run's artifacts and the modules that it imports. MLflow runs
+it wherever the model is loaded or served, with or without this project. Nothing is pickled.
 
     model = mlflow.pyfunc.load_model("models:/tagger@champion")
     model.predict(["Transfer learning with BERT"])   # [["attention", "transfer-learning"]]
@@ -18,18 +18,17 @@ from mlflow.models import set_model
 from mlflow.protos.databricks_pb2 import BAD_REQUEST
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from support.models import kinds as models
+from support.models.params import resolve
 
 LONGEST_TEXT, LONGEST_REQUEST = 10_000, 1_000_000  # characters
 MOST_TEXTS = 10_000
-BATCH_SIZE = 32  # texts; one long text pads its whole batch
 
 
 class RequestError(MlflowException):
     """The texts are too long or too many. Over HTTP a 400 that says so, and no more than that."""
 
     def serialize_as_json(self) -> str:
-        """Leave out the request, which MLflow's server puts in front of a message."""
+        """Return the message without the request, which MLflow's server puts in front of it."""
         return json.dumps({"error_code": self.error_code, "message": str(self)})
 
 
@@ -40,10 +39,10 @@ class ServedTagger(PythonModel):
         """Load the run's artifacts. Who loads a model by name shall not send MLflow's telemetry either."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         mlflow.telemetry.set_telemetry_client()
-        self.tagger = models.load(context.artifacts["run"])
+        self.tagger = resolve(context.model_config["tagger"]).load(context.artifacts["run"])
 
     def predict(self, model_input: list[str]) -> list[list[str]]:
-        """Give each text's tags; a text that fits none gets an empty list. Raises RequestError."""
+        """Return each text's tags; a text that fits none gets an empty list. Raise RequestError."""
         sizes = list(map(len, model_input))
         for size, limit, problem in (
             (max(sizes, default=0), LONGEST_TEXT, "A text of {:,} characters"),
@@ -52,8 +51,7 @@ class ServedTagger(PythonModel):
         ):
             if size > limit:
                 raise RequestError(f"{problem.format(size)} is too large: at most {limit:,}.", BAD_REQUEST)
-        batches = (model_input[i : i + BATCH_SIZE] for i in range(0, len(model_input), BATCH_SIZE))
-        return [tags for batch in batches for tags in self.tagger.predict(batch)]
+        return self.tagger.predict(model_input)
 
 
 set_model(ServedTagger())

@@ -1,4 +1,4 @@
-"""Trainings to be killed: what the processes of test_survival.py run."""
+"""Trainings to be killed: what the processes of the system tier run."""
 
 import os
 import shutil
@@ -7,43 +7,45 @@ import time
 from pathlib import Path
 
 import mlflow
-import mlflow.store.tracking.sqlalchemy_store  # else each process imports it anew, for seconds
 import sqlalchemy
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from small import SMALL
 
-from support.data.corpus import SAMPLE_DIR, Splits, load_projects, split
-from support.lineage import lineage
-from support.models import kinds as models
+from support.data.corpus import SAMPLE_DIR, load_projects
+from support.data.splits import Splits, split
+from support.lineage.resume import resume
+from support.models import training
 from support.models.params import Params
 from support.tracking import provenance
-from support.tracking import training_run as tracking
+from support.tracking.store import connect, set_experiment
+from support.tracking.training_run import start_run, train_and_log
 
-PARAMS = Params(embedding_dim=16, num_filters=8, filter_sizes=[1, 2, 3], hidden_dim=16, lr=0.01, num_epochs=6)
+PARAMS = Params(num_epochs=6, **SMALL)
 
 
 def sample_splits() -> Splits:
-    """Give the sample corpus, split."""
+    """Return the sample corpus, split."""
     return split(load_projects(SAMPLE_DIR))
 
 
 def train(stores: str, moment: str | None = None) -> None:
     """Train in a tracked run and die at `moment`, if one is named."""
     _begin(stores, moment)
-    tracking.train_and_log(PARAMS, sample_splits())
+    train_and_log(PARAMS, sample_splits(), experiment="baselines")
 
 
-def resume(stores: str, run_id: str, named: bool = False, moment: str | None = None) -> None:
-    """Resume a run, with its params and data named or without, and die at `moment`, if one is named."""
+def resume_run(stores: str, run_id: str, named: bool = False, moment: str | None = None) -> None:
+    """Resume a run, with its params and data passed or without, and die at `moment`, if one is named."""
     _begin(stores, moment)
-    lineage.resume(run_id, PARAMS if named else None, sample_splits() if named else None)
+    resume(run_id, PARAMS if named else None, sample_splits() if named else None)
 
 
 def log_runs(stores: str, count: int) -> None:
     """Open a store that may not exist yet, and log so many small runs."""
     _begin(stores, None)
-    client, experiment = MlflowClient(), tracking.set_experiment("many")
+    client, experiment = MlflowClient(), set_experiment("many")
     for number in range(count):
         run_id = client.create_run(experiment, run_name=f"{os.getpid()}-{number}").info.run_id
         client.log_batch(run_id, [Metric("loss", 1.0, 0, 1)], [Param("number", str(number))])
@@ -53,7 +55,7 @@ def log_runs(stores: str, count: int) -> None:
 def wait_in_run(stores: str) -> None:
     """Open a run and stay in it."""
     _begin(stores, None)
-    with tracking.start_run("waits"):
+    with start_run("waits", "baselines"):
         (Path(stores) / "waiting").touch()
         time.sleep(600)
 
@@ -61,7 +63,7 @@ def wait_in_run(stores: str) -> None:
 def _begin(stores: str, moment: str | None) -> None:
     torch.set_num_threads(1)
     os.environ["STORES_DIR"] = stores
-    tracking.connect()
+    connect()
     if moment:
         MOMENTS[moment]()
 
@@ -125,8 +127,8 @@ def _between_insert_and_commit() -> None:
 
 
 MOMENTS = {
-    "before the data is recorded": lambda: _at(provenance, "record"),
-    "before the first epoch": lambda: _at(models, "train"),
+    "before the data is recorded": lambda: _at(provenance, "log_context"),
+    "before the first epoch": lambda: _at(training.Trainer, "train"),
     "with half a checkpoint written": _half_a_checkpoint,
     "between checkpoint and metrics": lambda: _at(mlflow, "log_metrics", nth=2),
     "after an epoch's metrics": lambda: _at(mlflow, "log_metrics", nth=3, after=True),

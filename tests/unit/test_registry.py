@@ -1,0 +1,50 @@
+"""What a version needs to run, and a model card's tables."""
+
+from pathlib import Path
+
+from support.registry import export
+from support.registry.model_card import _limits, _table
+
+PERFORMANCE = {
+    "threshold": 0.25,
+    "cleaning": "letters",
+    "class": {
+        "a|b\n$c$": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "num_samples": 9},
+        "<b>": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "num_samples": 20},
+    },
+}
+
+
+def test_what_a_module_needs_is_found_through_all_that_it_imports() -> None:
+    files, packages = export.needed_by("support.registry.pyfunc_model", "support.models.rules")
+    assert {"support.models.params", "support.models.tagger", "support.data.cleaning"} <= set(files)
+    assert not [name for name in files if name.startswith(("support.tracking", "support.dashboard"))]
+    assert "support.models" not in files  # a package's own map stays behind
+    named = {each.partition("==")[0] for each in packages}
+    assert {"mlflow", "numpy", "pydantic"} <= named and not any("+" in each for each in packages)
+
+
+def test_a_module_of_the_readers_own_counts_as_code_and_not_as_a_package(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "__init__.py").write_text("")
+    (tmp_path / "mine" / "model.py").write_text("import json, torch\nfrom mine import words\n")
+    (tmp_path / "mine" / "words.py").write_text("from collections import Counter\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    files, packages = export.needed_by("mine.model")
+    assert files == {name: tmp_path / "mine" / f"{name[5:]}.py" for name in ("mine.model", "mine.words")}
+    assert [each.partition("==")[0] for each in packages] == ["torch"]
+
+
+def test_a_cell_of_a_table_is_one_line_that_shows_as_it_stands() -> None:
+    table = _table(["tag", "F1"], [["a|b\n$c$ \\", 0.12345], ["<b>x</b>", 1]])
+    lines = table.splitlines()
+    assert len(lines) == 4
+    assert lines[2].startswith("| a\\|b \\$c\\$ \\\\") and lines[2].endswith("| 0.123 |")
+    assert "&lt;b&gt;x&lt;/b&gt;" in lines[3]
+
+
+def test_the_limits_name_what_fails() -> None:
+    text = _limits(PERFORMANCE)
+    assert "out of 2 that it knows" in text and "0.250" in text
+    assert "Never tagged rightly on the test split: &lt;b&gt;." in text
+    assert "1 of the tags have fewer than 10 test texts" in text
