@@ -81,8 +81,8 @@ def tidy(notebook: NotebookNode) -> None:
 
 def run() -> int:
     """Execute all notebooks into stores/executed; stop at the first that fails, and name its cell."""
-    from support.tracking import training_run as tracking
-    from support.tracking.store import stores_dir
+    from support import tracking
+    from support.config import stores_dir
 
     target = stores_dir() / "executed"
     target.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def run() -> int:
         print(f"ok {time.monotonic() - start:6.1f} s", flush=True)
 
     tracking.connect()
-    print("\nRuns, best F1 first:\n")
+    print("\nRuns, best first, by the F1 on the validation split:\n")
     print(tracking.runs_table().reset_index(drop=True).round(3).to_string())
     print(f"\nNotebooks with outputs, and HTML: {target}\nRuns and artifacts: {stores_dir()}")
     print("Open the notebooks yourself: make lab")
