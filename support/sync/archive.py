@@ -1,193 +1,226 @@
-"""Runs as a zip: take them out of one store and into another, with their ids, steps, times and artifacts.
+"""Runs as a zip: for another machine, a colleague or a shelf.
 
-export_experiment("baselines", "baselines.zip")
-tracking.connect("elsewhere"); import_runs("baselines.zip")
+path = export_runs([run_id], "runs.zip")
+run_ids = import_runs("runs.zip")           # of the copies in the current store
 
-The zip holds `runs.json`, the rows, and the files by run or model id. What comes in is checked: every name,
-every column, every file's sha256. Nothing is written outside the store, and all of it comes in or nothing.
+An export is a sync into a new SQLite store, zipped: `mlflow.db`, the runs' files under `artifacts/`, and
+`manifest.json` with each file's sha256. An import checks all of that before MLflow reads it, and is a sync
+from there that writes to no run but its own copies. Registered models are not exported.
 """
 
 import hashlib
 import json
-import re
+import math
 import shutil
 import sqlite3
 import stat
 import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import mlflow
 
-from support.tracking import rows
-from support.tracking import training_run as tracking
 from support.models.files import need
+from support.sync.endpoint import ERRORS, ORIGIN, Endpoint, pages, reason
+from support.sync.sync import Report, copy_runs
+from support.tracking.runs import get_run
 
-MANIFEST = "runs.json"
-ID = re.compile("(m-)?[0-9a-f]{32}")
-LARGEST_MANIFEST = 500_000_000  # bytes
+DATABASE, MANIFEST, FILES = "mlflow.db", "manifest.json", "artifacts"
+RATIO, SMALL = 50, 64_000_000  # unpacked, a zip may be 50 times as large, or 64 MB
+LARGEST = 20_000_000  # bytes of the manifest, and of a value in the database: MLflow's own limit is 16 MB
+LATEST = 9_000_000_000_000  # milliseconds since 1970: the last day that pandas can show is in 2262
+LIBRARIES = (zipfile.BadZipFile, zlib.error, sqlite3.Error, EOFError, RuntimeError, LookupError, TypeError)
+
+# The database of an export. Checked against mlflow 3.17: what must be as in a new store, first of all no view
+# that stands for a table; the Python type of a column; what else holds for each row.
+SCHEMA = (
+    "SELECT name, type FROM pragma_table_list WHERE schema = 'main' ORDER BY name",
+    "SELECT name, sql FROM sqlite_master WHERE type IN ('trigger', 'index') ORDER BY name",
+    "SELECT t.name, c.* FROM sqlite_master t, pragma_table_xinfo(t.name) c ORDER BY t.name, c.cid",
+    "SELECT version_num FROM alembic_version",
+)
+TYPES = {"VARCHAR": str, "TEXT": str, "BIGINT": int, "INTEGER": int, "BOOLEAN": int, "FLOAT": (int, float)}
+ID = "[0-9a-f]" * 32
+RULES = {
+    "runs": f"""run_uuid GLOB '{ID}' AND artifact_uri = :files || run_uuid || '/artifacts'
+        AND status IN ('FINISHED', 'FAILED', 'KILLED') AND lifecycle_stage = 'active'
+        AND start_time BETWEEN 0 AND {LATEST} AND end_time BETWEEN 0 AND {LATEST}""",
+    "logged_models": f"""model_id GLOB 'm-{ID}' AND lifecycle_stage = 'active' AND status BETWEEN 0 AND 3
+        AND artifact_location = :files || 'models/' || model_id || '/artifacts'""",
+    "metrics": f"is_nan IN (0, 1) AND timestamp BETWEEN 0 AND {LATEST}",
+    "tags": f"key <> '{ORIGIN}' OR value GLOB '{ID}'",
+    "logged_model_tags": f"tag_key <> '{ORIGIN}' OR tag_value GLOB 'm-{ID}'",
+}
 
 
-class TransferError(ValueError):
-    """The runs cannot be taken out or in. Says why; the store is as it was."""
-
-
-def export_run(run_id: str, path: str | Path) -> Path:
-    """Write one run to a zip and give its path."""
-    return export_runs([run_id], path)
-
-
-def export_experiment(experiment: str, path: str | Path) -> Path:
-    """Write all runs of an experiment to a zip and give its path."""
-    found = mlflow.get_experiment_by_name(experiment)
-    if found is None:
-        raise TransferError(f"There is no experiment {experiment!r}.")
-    runs = mlflow.search_runs([found.experiment_id], output_format="list")
-    return export_runs([run.info.run_id for run in runs], path)
+class ArchiveError(ValueError):
+    """The runs cannot be exported or imported. Says why."""
 
 
 def export_runs(run_ids: list[str], path: str | Path) -> Path:
-    """Write runs to a zip and give its path. The zip is there whole or not at all."""
-    path, runs, files = Path(path), [], {}
+    """Write runs of the current store to a zip and return its path. It is there whole or not at all.
+
+    The zip is read back and checked as an import does it. Raise ArchiveError for a run that is missing,
+    running or deleted.
+    """
+    path = Path(path)
     half = path.with_name(f"{path.name}.half")
-    try:
-        with rows.database() as database, zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as archive:
-            for run_id in run_ids:
-                run = mlflow.get_run(run_id)
-                if run.info.status == "RUNNING":
-                    raise TransferError(f"Run {run_id} is running: wait for its end.")
-                experiment = mlflow.get_experiment(run.info.experiment_id)
-                runs.append({"run_id": run_id, "experiment": experiment.name, **_tables(database, run_id)})
-                for owner, folder in rows.folders(database, run_id).items():
-                    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-                        name = f"{owner}/{file.relative_to(folder).as_posix()}"
-                        files[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-                        archive.write(file, name)
-            manifest = {"schema": _schema(database), "runs": runs, "files": files}
-            archive.writestr(MANIFEST, json.dumps(manifest))
-        half.replace(path)
-    finally:
-        half.unlink(missing_ok=True)
+    with _refusals(f"{path} was not written"), _folder() as folder, _folder() as again:
+        need(len(run_ids) > 0 and not isinstance(run_ids, str), "name the runs in a list, such as [run_id]")
+        source = Endpoint(mlflow.get_tracking_uri())
+        runs = [get_run(run_id) for run_id in dict.fromkeys(run_ids)]
+        for run in runs:
+            need(run.info.status != "RUNNING", f"run {run.info.run_id} is running: wait for its end")
+        ids = {run.info.experiment_id for run in runs}
+        experiments = [source.client.get_experiment(experiment_id) for experiment_id in ids]
+        report = Report(path.name)
+        copy_runs(source, _new_store(folder), runs, experiments, report)
+        need(not report.failed, "; ".join(report.failed.values()))
+        try:
+            _zip(folder, half, zipfile.ZIP_DEFLATED)
+            if sum(file.stat().st_size for file in _files(folder).values()) > _limit(half):
+                _zip(folder, half, zipfile.ZIP_STORED)  # a model of zeros, say
+            _unpack(half, again)
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
     return path
 
 
 def import_runs(path: str | Path) -> list[str]:
-    """Take the runs of a zip into the current store and give their ids.
+    """Copy the runs of a zip into the current store and return the copies' ids, the oldest run first.
 
-    Experiments are matched by name, and made where they are missing. Raises TransferError where the zip is
-    damaged or hostile, where it was written by another version of MLflow's database, or where a run is there.
+    A run that is in the store already, or has a complete copy there, stays as it is; from the trash it is
+    restored. An import that was cut off goes on when it is called again. Raise ArchiveError where the zip is
+    damaged or hostile, or was written by another version of MLflow.
     """
-    placed: list[Path] = []
-    with TemporaryDirectory(dir=rows.path().parent) as aside:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                manifest = _read_manifest(archive)
-                _unpack(archive, manifest["files"], Path(aside))
-            for name in sorted({run["experiment"] for run in manifest["runs"]}):
-                tracking.set_experiment(name)
-            with rows.database() as database:
-                need(manifest["schema"] == _schema(database), "another version of MLflow wrote it")
-                for run in manifest["runs"]:
-                    _insert(database, run)
-                    for owner, target in rows.folders(database, run["run_id"]).items():
-                        need(not target.exists(), f"{target} is there already")
-                        placed.append(target)
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        source = Path(aside) / owner
-                        shutil.move(source, target) if source.exists() else target.mkdir()
-        except (
-            ValueError,
-            TypeError,
-            KeyError,
-            OSError,
-            sqlite3.Error,
-            zipfile.BadZipFile,
-            RecursionError,
-        ) as error:
-            for target in placed:
-                rows.remove_folder(target)
-            raise TransferError(f"{path} was not imported: {error}.") from error
-    return [run["run_id"] for run in manifest["runs"]]
+    with _refusals(f"{path} was not imported"), _folder() as folder:
+        source, target = _unpack(Path(path), folder), Endpoint(mlflow.get_tracking_uri())
+        experiments = list(pages(source.client.search_experiments))
+        runs = list(pages(source.client.search_runs, [found.experiment_id for found in experiments]))
+        runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
+        report = Report("this store")
+        copy_runs(source, target, runs, experiments, report, update=False)
+        if report.deleted:
+            for run_id in report.deleted:
+                target.client.restore_run(target.ids[source.origins[run_id]])
+            copy_runs(source, target, runs, experiments, report, update=False)
+        need(not report.failed, "; ".join(report.failed.values()))
+    return [report.ids[run.info.run_id] for run in runs]
 
 
-def _tables(database: sqlite3.Connection, run_id: str) -> dict:
-    tables = rows.of_run(database, run_id)
-    read = [row["source_id"] for row in tables["inputs"]]
-    marks = ", ".join("?" * len(read))
-    datasets = database.execute(f"SELECT * FROM datasets WHERE dataset_uuid IN ({marks})", read)
-    return {"tables": tables, "datasets": [dict(row) for row in datasets]}
+@contextmanager
+def _refusals(what: str) -> Iterator[None]:
+    """Raise ArchiveError, in one sentence, for all that a damaged or hostile file can bring about."""
+    try:
+        yield
+    except (*ERRORS, *LIBRARIES) as error:
+        raise ArchiveError(f"{what}: {reason(error).removesuffix('.')}.") from None
 
 
-def _schema(database: sqlite3.Connection) -> str:
-    return database.execute("SELECT version_num FROM alembic_version").fetchone()[0]
+@contextmanager
+def _folder() -> Iterator[Path]:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # MLflow keeps the database open
+        yield Path(folder).resolve()
 
 
-def _read_manifest(archive: zipfile.ZipFile) -> dict:
-    """Give the manifest, its ids and the names of its files checked. Raises ValueError or KeyError."""
-    need(archive.getinfo(MANIFEST).file_size < LARGEST_MANIFEST, f"its {MANIFEST} is too large")
-    manifest = json.loads(archive.read(MANIFEST))
-    owners = set()
-    for run in manifest["runs"]:
-        need(set(run["tables"]) == set(rows.ROWS), "its tables are not those of a run")
-        ids = [run["run_id"], *(row["model_id"] for row in run["tables"]["logged_models"])]
-        need([row["run_uuid"] for row in run["tables"]["runs"]] == ids[:1], "a run has not one row")
-        need(all(isinstance(i, str) and ID.fullmatch(i) for i in ids), "an id is no id of MLflow's")
-        owners |= set(ids)
-    for name in manifest["files"]:
-        parts = PurePosixPath(name).parts
-        plain = len(parts) > 1 and parts[0] in owners and ".." not in parts and "/".join(parts) == name
-        need(plain and not set(name) & set("\\:\0"), f"the name {name!r} leads out of a run's folder")
-    return manifest
+def _new_store(folder: Path) -> Endpoint:
+    store = Endpoint(f"sqlite:///{(folder / DATABASE).as_posix()}")
+    store.client.rename_experiment("0", "not used")  # it keeps its files in the folder that one happens to be in
+    return store
 
 
-def _unpack(archive: zipfile.ZipFile, files: dict[str, str], folder: Path) -> None:
-    """Write the files, each as its digest says. Raises ValueError for anything beside them."""
-    entries = {entry.filename: entry for entry in archive.infolist()}
-    need(
-        set(entries) == {*files, MANIFEST} and len(archive.infolist()) == len(entries),
-        "its files are not as listed",
-    )
-    size = sum(entry.file_size for entry in entries.values())
-    need(size < shutil.disk_usage(folder).free, f"it takes {size / 1e6:,.0f} MB, more than is free")
-    for name, digest in files.items():
-        need(not stat.S_ISLNK(entries[name].external_attr >> 16), f"{name} is a link")
-        content = archive.read(name)
-        need(hashlib.sha256(content).hexdigest() == digest, f"{name} is damaged")
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
+def _files(folder: Path) -> dict[str, Path]:
+    paths = [folder / DATABASE, *sorted((folder / FILES).rglob("*"))]
+    return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
 
 
-def _insert(database: sqlite3.Connection, run: dict) -> None:
-    """Insert a run's rows, at the places that this store gives to its experiment's runs and models."""
-    run_id = run["run_id"]
-    query = "SELECT experiment_id, artifact_location FROM experiments WHERE name = ?"
-    experiment_id, location = database.execute(query, (run["experiment"],)).fetchone()
-    there = database.execute("SELECT 1 FROM runs WHERE run_uuid = ?", (run_id,)).fetchone()
-    need(there is None, f"run {run_id} is there already")
-    known = {}
-    for dataset in run["datasets"]:
-        dataset["experiment_id"] = experiment_id
-        query = "SELECT dataset_uuid FROM datasets WHERE (experiment_id, name, digest) = (?, ?, ?)"
-        same = database.execute(query, (experiment_id, dataset["name"], dataset["digest"])).fetchone()
-        known[dataset["dataset_uuid"]] = same[0] if same else dataset["dataset_uuid"]
-        if same is None:
-            _insert_row(database, "datasets", dataset)
-    for table, entries in run["tables"].items():
-        for row in entries:
-            if "experiment_id" in row:
-                row["experiment_id"] = experiment_id
-            if table == "runs":
-                row["artifact_uri"] = f"{location}/{run_id}/artifacts"
-            elif table == "logged_models":
-                row["artifact_location"] = f"{location}/models/{row['model_id']}/artifacts"
-            elif table == "inputs":
-                row["source_id"] = known.get(row["source_id"], row["source_id"])
-            _insert_row(database, table, row)
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _insert_row(database: sqlite3.Connection, table: str, row: dict) -> None:
-    columns = {column["name"] for column in database.execute(f"PRAGMA table_info({table})")}
-    need(set(row) == columns, f"a row of {table} has other columns")  # so that no name is taken as SQL
-    names, marks = ", ".join(row), ", ".join("?" * len(row))
-    database.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+def _limit(path: Path) -> int:
+    """Return how many bytes a zip may take when it is unpacked. So no small one fills memory or disk."""
+    return max(SMALL, RATIO * path.stat().st_size)
+
+
+def _zip(folder: Path, path: Path, compression: int) -> None:
+    files = _files(folder)
+    manifest = {"store": folder.as_uri(), "files": {name: _sha256(file) for name, file in files.items()}}
+    with zipfile.ZipFile(path, "w", compression, strict_timestamps=False) as archive:
+        for name, file in files.items():
+            archive.write(file, name)
+        archive.writestr(MANIFEST, json.dumps(manifest))
+
+
+def _unpack(path: Path, folder: Path) -> Endpoint:
+    """Return the store in a zip, unpacked into `folder` and checked. Raise an error where it is not right."""
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        size, limit = sum(member.file_size for member in members), _limit(path)
+        need(size <= limit, f"it would take {size / 1e6:,.0f} MB, {limit / 1e6:,.0f} MB are the limit for its size")
+        need(size < shutil.disk_usage(folder).free, f"it takes {size / 1e6:,.0f} MB, more than is free")
+        for member in members:
+            _extract(archive, member, folder)
+    need((folder / MANIFEST).is_file(), f"it has no {MANIFEST}, so export_runs did not write it")
+    need((folder / MANIFEST).stat().st_size < LARGEST, f"its {MANIFEST} is too large")
+    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+    found = {name: _sha256(file) for name, file in _files(folder).items()}
+    listed = manifest.get("files") if isinstance(manifest, dict) else None
+    need(isinstance(listed, dict) and isinstance(manifest.get("store"), str), f"its {MANIFEST} is not an export's")
+    wrong = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
+    need(not wrong, f"it is damaged or was changed: {', '.join(wrong[:3])}")
+    with _folder() as fresh:
+        _new_store(fresh)
+        _check(folder / DATABASE, fresh / DATABASE, f"{manifest['store']}/{FILES}/")
+    uri, name = f"sqlite:///{(folder / DATABASE).as_posix()}", _sha256(folder / MANIFEST)[:16]
+    return Endpoint(uri, name, moved=(manifest["store"], folder.as_uri()))
+
+
+def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
+    """Write one file of a zip, a piece at a time; zipfile checks its length and its CRC."""
+    name, target = member.filename, folder / member.filename
+    parts = PurePosixPath(name).parts
+    inside = "/".join(parts) == name and ".." not in parts and target.resolve().is_relative_to(folder)
+    need(inside, f"the name {name!r} leads out of it")
+    need(parts[0] == FILES or name in (DATABASE, MANIFEST), f"{name!r} is no part of an export")
+    need(stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG), f"{name!r} is a link")
+    need(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), f"{name!r} is packed in another way")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with archive.open(member) as packed, target.open("xb") as file:  # x: no name comes twice
+        shutil.copyfileobj(packed, file, 1_000_000)
+
+
+def _check(database: Path, like: Path, files: str) -> None:
+    """Raise an error for what an export does not write into its database. MLflow has not read it before.
+
+    `like` is the database of a new store, `files` the URI of the folder that holds the runs' folders.
+    """
+    with closing(_read_only(database)) as theirs, closing(_read_only(like)) as ours:
+        for query in SCHEMA:
+            same = theirs.execute(query).fetchall() == ours.execute(query).fetchall()
+            need(same, "its database is not that of the installed version of MLflow")
+        theirs.execute("PRAGMA ignore_check_constraints = ON")  # else they run, and are not compared above
+        need(theirs.execute("PRAGMA integrity_check").fetchone() == ("ok",), "its database is damaged")
+        for (table,) in ours.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            columns = ours.execute(f"SELECT name, type FROM pragma_table_info('{table}')").fetchall()
+            kinds = [(column, TYPES.get(kind.partition("(")[0], object)) for column, kind in columns]
+            for row in theirs.execute(f"SELECT * FROM {table}"):
+                for (column, kind), value in zip(kinds, row, strict=True):
+                    fits = value is None or isinstance(value, kind)
+                    fits = fits and not (isinstance(value, float) and not math.isfinite(value))
+                    need(fits, f"{table}.{column} holds what MLflow does not write: {value!r:.40}")
+        for table, rule in RULES.items():
+            query = f"SELECT 1 FROM {table} WHERE ({rule}) IS NOT TRUE LIMIT 1"
+            wrong = theirs.execute(query, {"files": files}).fetchone()
+            need(wrong is None, f"a row of {table} is not an export's")
+
+
+def _read_only(database: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST)
+    return connection

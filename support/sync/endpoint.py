@@ -1,130 +1,169 @@
-"""The two stores of a sync: their clients, and the ids that a run or a model has in each of them.
+"""The two stores of a sync: MLflow's client of each, the ids that runs and models have in it, and its files.
 
-source, target = Side("sqlite:///mlflow.db"), Side("https://team.example")
-target.know(origin_of(run), copy_id)     # target.ids: origin -> id there; target.origins: and back
+source, target = Endpoint("sqlite:////home/ada/stores/mlflow.db"), Endpoint("https://team.example")
 
-What a run was called first, its origin, a copy keeps in a tag. So a copy of a copy is known again.
+The id that a run or a model had first is its origin. A copy keeps it in a tag: a copy of a copy is known again.
 """
 
+import hashlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import quote, unquote
 
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from support.tracking import remote as offline
-from support.tracking import provenance
+from support.tracking import remote
+from support.tracking.orphans import PROCESS, host
+from support.tracking.training_run import ORIGIN
 
-ORIGIN, MARK = "sync.origin", "sync.digest"
-# Tags that no copy takes over: those of copying itself, and of the process that works on a run, which makes
-# `support.tracking.orphans` look after it. Nobody works on a copy.
-OURS = ("sync.", "process.")
+FROM = "support.sync.from"  # the store that the copy was made from
+DIGEST = "support.sync.digest"  # of the run when its copy was complete; a copy without it is not
+NOT_COPIED = ("support.sync.", PROCESS, remote.START)  # nobody works on a copy
 THREADS = 4
 
 
 class CopyError(RuntimeError):
-    """A copy cannot be made, or is not what its run is. Says in what."""
+    """A copy cannot be made, or is not equal to its run. Says in what."""
 
 
 ERRORS = (MlflowException, requests.RequestException, OSError, ValueError, CopyError)
 
 
-class Side:
-    """One of the two stores: its client, and how its ids and those of the origins translate."""
+class Endpoint:
+    """A store: its client, its files, and how its ids and those of the origins translate.
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    `name` tells this store from others. `moved` are two URIs: of the folder that holds its files, as the store
+    recorded it, and of the folder that holds them now.
+    """
+
+    def __init__(self, uri: str, name: str | None = None, moved: tuple[str, str] | None = None) -> None:
+        self.uri, self.moved = uri, moved
+        self.name = name or hashlib.sha256(f"{host()} {remote.without_login(uri)}".encode()).hexdigest()[:16]
         self.client = MlflowClient(uri, uri)
+        self.lock = threading.Lock()  # for what MLflow cannot do twice at once
         self.origins: dict[str, str] = {}  # id here -> id of the origin, of runs and models
         self.ids: dict[str, str] = {}  # and back
 
-    def know(self, origin: str, here: str) -> None:
+    def learn(self, origin: str, here: str) -> None:
         """Keep that `here` is this store's id of what is called `origin`."""
         self.origins[here], self.ids[origin] = origin, here
 
-    def repository(self, artifact_uri: str):
-        """Give MLflow's access to the files under an artifact URI of this store."""
+    def models(self, run: Run) -> dict[str, list[LoggedModel]]:
+        """Return origin -> models of that origin that the run logged, the one that counts first. Learn ids."""
+        found: dict[str, list[LoggedModel]] = {}
+        where = f"source_run_id = '{run.info.run_id}'"
+        for model in pages(self.client.search_logged_models, [run.info.experiment_id], where):
+            found.setdefault(model.tags.get(ORIGIN, model.model_id), []).append(model)
+        for origin, same in found.items():
+            same.sort(key=lambda model: (model.creation_timestamp, model.model_id))
+            self.learn(origin, same[0].model_id)
+        return found
+
+    def sizes(self, artifact_uri: str) -> dict[str, int]:
+        """Return path -> bytes for the files under an artifact URI of this store."""
+        repository, found, folders = self._repository(artifact_uri), {}, [None]
+        while folders:
+            for entry in repository.list_artifacts(folders.pop()):
+                if entry.is_dir:
+                    folders.append(entry.path)
+                else:
+                    found[entry.path] = entry.file_size or 0  # a server does not say that it is 0
+        return found
+
+    def fetch(self, artifact_uri: str, folder: Path) -> dict[str, Path]:
+        """Return path -> local file for the files under an artifact URI; a server's come into `folder`."""
+        repository, names = self._repository(artifact_uri), self.sizes(artifact_uri)
+        if isinstance(repository, LocalArtifactRepository):
+            return {name: Path(repository.artifact_dir, name) for name in names}
+        files = {name: folder / name for name in names}
+        for name, file in files.items():
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                served = quote(name) if isinstance(repository, HttpArtifactRepository) else name
+                Path(repository.download_artifacts(served, str(folder))).replace(file)
+        return files
+
+    def upload(self, artifact_uri: str, files: dict[str, Path]) -> None:
+        """Write files, path -> local file. Raise CopyError for a name that the store cannot keep."""
+        repository = self._repository(artifact_uri)
+        served = isinstance(repository, HttpArtifactRepository)
+        for name, file in files.items():
+            folder, base = os.path.split(name)
+            if served and ("#" in name or unquote(name) != name):  # MLflow 3.17 refuses the one, unquotes the other
+                raise CopyError(f"an MLflow server keeps no file named {name!r}: rename it, without # and %")
+            with TemporaryDirectory() as aside:
+                if served and "?" in name:  # its client asks for names as they are, and this would end the path
+                    folder, link = quote(folder), Path(aside, quote(base))
+                    link.symlink_to(file.absolute())
+                    file = link
+                repository.log_artifact(str(file), folder or None)
+
+    def _repository(self, artifact_uri: str):
         logging.getLogger("mlflow.store.artifact.artifact_repo").setLevel(logging.WARNING)
+        if self.moved:
+            artifact_uri = self.moved[1] + artifact_uri.removeprefix(self.moved[0])
         return get_artifact_repository(artifact_uri, self.uri)
 
-    def fetch(self, artifact_uri: str, folder: Path) -> Path:
-        """Give a folder with all files under an artifact URI: the very one, or, of a server, `folder`."""
-        repository = self.repository(artifact_uri)
-        if isinstance(repository, LocalArtifactRepository):
-            return Path(repository.artifact_dir)
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            repository.download_artifacts("", str(folder))
-        return folder
 
-    def models(self, run: Run) -> list[LoggedModel]:
-        """Give the models that the run logged, and learn their origins."""
-        where = f"source_run_id = '{run.info.run_id}'"
-        found: dict[str, LoggedModel] = {}
-        for model in pages(self.client.search_logged_models, [run.info.experiment_id], where):
-            first = found.setdefault(model.tags.get(ORIGIN, model.model_id), model)
-            if first is not model:  # a request whose answer was lost was sent again
-                self.client.delete_logged_model(model.model_id)
-        for origin, model in found.items():
-            self.know(origin, model.model_id)
-        return list(found.values())
-
-
-def pages(search, *what, **how):
-    """Give all that one of MLflow's searches finds, page after page."""
-    page = search(*what, **how)
+def pages(search: Callable, *args, **kwargs) -> Iterator:
+    """Yield all that one of MLflow's searches finds, page after page."""
+    page = search(*args, **kwargs)
     yield from page
     while page.token:
-        page = search(*what, **how, page_token=page.token)
+        page = search(*args, **kwargs, page_token=page.token)
         yield from page
 
 
 def origin_of(run: Run) -> str:
-    """Give the id that the run had first."""
+    """Return the id that the run had first."""
     return run.data.tags.get(ORIGIN, run.info.run_id)
 
 
-def away(sides: tuple[Side, Side]) -> offline.ServerAway | None:
-    """Ask those of the sides that are servers, and give what says that one is away."""
+def reason(error: Exception) -> str:
+    """Return an error's first line, without a password."""
+    return remote.without_login(str(error).partition("\n")[0])
+
+
+Endpoints = tuple[Endpoint, Endpoint]
+
+
+def server_away(endpoints: Endpoints) -> remote.ServerAway | None:
+    """Ask those of the endpoints that are servers. Return what says that one is away, or None."""
     try:
-        for uri in filter(offline.is_server, (side.uri for side in sides)):
-            offline.ask(uri)
-    except offline.ServerAway as gone:
-        return gone
+        for uri in filter(remote.is_server, (endpoint.uri for endpoint in endpoints)):
+            remote.ask(uri)
+    except remote.ServerAway as away:
+        return away
     return None
 
 
-def each(sides: tuple[Side, Side], entries: dict, work: Callable, failed: dict[str, str]) -> Iterator[tuple]:
-    """Do the work on each entry, a few at a time, and give (its name, result). What fails goes into `failed`.
+def each(endpoints: Endpoints, entries: dict, work: Callable, failed: dict[str, str]) -> Iterator[tuple]:
+    """Do the work on each entry, a few at a time, and yield (its name, the result).
 
-    Raises ServerAway where that is why.
+    What fails goes into `failed`, with its reason. Raise ServerAway where that is why.
     """
-    stop = threading.Event()
-
-    def attempt(entry):
-        if stop.is_set():
-            return None, None
-        try:
-            return work(entry), None
-        except ERRORS as error:
-            if gone := away(sides):
-                stop.set()
-                raise gone from error
-            return None, error
-
     with ThreadPoolExecutor(THREADS) as pool:
+        results = {name: pool.submit(work, entry) for name, entry in entries.items()}
         try:
-            for name, (result, error) in zip(entries, pool.map(attempt, entries.values()), strict=True):
-                if error:
-                    failed[name] = provenance.mask(f"{error}".partition("\n")[0])
-                elif not stop.is_set():
-                    yield name, result
+            for name, result in results.items():
+                try:
+                    done = result.result()
+                except ERRORS as error:
+                    if away := server_away(endpoints):
+                        raise away from None
+                    failed[name] = reason(error)
+                else:
+                    yield name, done
         finally:
-            stop.set()  # also where whoever asked for the results goes no further
+            pool.shutdown(cancel_futures=True)  # also where whoever asked for the results goes no further

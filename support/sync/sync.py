@@ -1,35 +1,40 @@
 """Runs copied from one MLflow store to another: from a laptop to the team's server, and the other way round.
 
-sync.sync()                                   # from the store on this machine to MLFLOW_TRACKING_URI
-sync.sync(to="https://team.example")
-sync.sync(source="https://team.example", experiments=["baselines"])   # and here
+sync()                                   # from the store on this machine to MLFLOW_TRACKING_URI
+sync(to="https://team.example")
+sync(source="https://team.example", experiments=["baselines"])   # and here
 
-A copy holds the params, metrics with steps and times, tags, datasets, files and logged models of its run,
-its name, start, end and status; after it come the registered versions that were made of it, and aliases. Each
-copy is read back and compared. Call it again whenever you like: it brings what is new or changed, completes
-what was cut off, and brings nothing twice. A run that still runs is copied as far as it is. What only a copy
-has, a tag that a colleague gave it, stays. Deleted runs, traces and prompts are not copied.
+A copy holds the params, metrics with steps and times, tags, datasets, files and logged models of its run, its
+name, start, end and status; after the runs come the registered versions that were made of them, and aliases.
+Each copy is read back and compared. Call it again whenever you like: it brings what is new or changed,
+completes what was cut off, and brings nothing twice. A run that still runs is copied as far as it is. What only
+a copy has, a tag that a colleague gave it, stays. Deleted runs, traces and prompts are not copied.
 """
 
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import mlflow
+from mlflow.entities import Experiment, Run
 from tqdm import tqdm
 
-from support.tracking import remote as offline
-from support.tracking import provenance
-from support.sync import model_versions as versions
-from support.sync.matching import copies_of
-from support.sync.copying import bring
-from support.sync.endpoint import ERRORS, Side, away, each, pages
+from support.sync.copying import copy_run
+from support.sync.endpoint import ERRORS, Endpoint, each, pages, reason, server_away
+from support.sync.matching import find_or_make_copies
+from support.sync.model_versions import copy_versions, current_store, versions_of
+from support.tracking import database, remote
 from support.tracking.store import database_of, local_uri, store_lock
 
-ADDRESSES = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"
+WORDS = {
+    "copied": "copied",
+    "updated": "brought up to date",
+    "there": "there already",
+    "running": "still running, copied as far as they are",
+    "deleted": "deleted there and left so",
+    "failed": "failed",
+}
 
 
 class SyncError(RuntimeError):
@@ -42,7 +47,7 @@ class Report:
 
     to: str
     copied: list[str] = field(default_factory=list)
-    changed: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
     there: list[str] = field(default_factory=list)
     running: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
@@ -51,108 +56,88 @@ class Report:
     ids: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def __str__(self) -> str:
-        counts = {
-            "copied": self.copied,
-            "brought up to date": self.changed,
-            "there already": self.there,
-            "still running, copied as far as they are": self.running,
-            "deleted there and left so": self.deleted,
-            "failed": self.failed,
-        }
-        runs = ", ".join(f"{len(runs)} {what}" for what, runs in counts.items() if runs) or "none"
-        lines = [f"Runs to {self.to}: {runs} ({self.seconds:.1f} s)."]
+    def __repr__(self) -> str:
+        counts = [f"{len(getattr(self, name))} {what}" for name, what in WORDS.items() if getattr(self, name)]
+        lines = [f"Runs to {self.to}: {', '.join(counts) or 'none'} ({self.seconds:.1f} s)."]
         if self.versions:
             lines.append(f"Registered versions: {', '.join(self.versions)}.")
         return "\n".join(lines + [f"Failed: {what}: {why}" for what, why in self.failed.items()])
 
-    __repr__ = __str__
-
 
 def sync(to: str | None = None, source: str | None = None, experiments: list[str] | None = None) -> Report:
-    """Copy all runs of `source` that are not in `to`, or changed since, and say what was done.
+    """Copy all runs of `source` that are not in `to`, or changed since, and return what was done.
 
     `to` and `source` are tracking URIs. The one that is not named is the store on this machine; where none is
     named, it goes from here to MLFLOW_TRACKING_URI. `experiments` names those to copy, else it is all. A run
-    that fails is in the report, and the others go on. Raises SyncError where a server is away or goes away,
+    that fails is in the report, and the others go on. Raise SyncError where a server is away or goes away,
     and ServerRefuses where it does not let this user in.
     """
     began = time.monotonic()
-    if not to and not source and not (to := offline.server_of_environment()):
+    if not to and not source and not (to := remote.server_of_environment()):
         raise SyncError("Say where to: sync(to=...), or set MLFLOW_TRACKING_URI to the team's server.")
-    source, target = _open(source or _here(), to or _here())
-    report = Report(_name(target.uri))
+    endpoints = source, target = _open(source or _here(), to or _here())
+    report = Report(remote.without_login(target.uri) if remote.is_server(target.uri) else "the store on this machine")
     try:
-        with _quiet():
-            _sync_all(source, target, experiments, report)
-    except offline.ServerRefuses:
+        found = {experiment.name: experiment for experiment in pages(source.client.search_experiments)}
+        if unknown := set(experiments or []) - set(found):
+            raise SyncError(f"There is no experiment {', '.join(sorted(unknown))}.")
+        chosen = [found[name] for name in (found if experiments is None else experiments)]
+        ids = [experiment.experiment_id for experiment in chosen]
+        runs = list(pages(source.client.search_runs, ids)) if ids else []
+        copy_runs(source, target, runs, chosen, report)
+        models = versions_of(source, report.ids)
+        with current_store(target.uri):
+            copied = each(endpoints, models, lambda model: copy_versions(*endpoints, *model, report.ids), report.failed)
+            for _, new in copied:
+                report.versions += new
+    except remote.ServerRefuses:
         raise
     except ERRORS as error:
-        why = away((source, target)) or provenance.mask(f"{error}".partition("\n")[0])
-        raise SyncError(
-            f"{why} {len(report.copied)} runs are copied, and nothing is lost: sync again later."
-        ) from error
+        why = f"{server_away(endpoints) or reason(error)} {len(report.copied)} runs are copied, and nothing is lost"
+        raise SyncError(f"{why}: sync again later.") from None  # MLflow's own message may hold a password
     report.seconds = time.monotonic() - began
     return report
 
 
-def _sync_all(source: Side, target: Side, experiments: list[str] | None, report: Report) -> None:
-    chosen = {
-        experiment.experiment_id: experiment
-        for experiment in pages(source.client.search_experiments)
-        if experiments is None or experiment.name in experiments
-    }
-    if unknown := set(experiments or []) - {experiment.name for experiment in chosen.values()}:
-        raise SyncError(f"There is no experiment {', '.join(sorted(unknown))}.")
-    runs = list(pages(source.client.search_runs, list(chosen))) if chosen else []
-    sides = source, target
-    copies = copies_of(*sides, runs, chosen, report.failed)
-    pairs = {run.info.run_id: (run, copies[run.info.run_id]) for run in runs if run.info.run_id in copies}
-    with tqdm(total=len(pairs), unit="run", file=sys.stdout, delay=2) as bar:
-        for run_id, done in each(sides, pairs, lambda pair: bring(*sides, *pair), report.failed):
-            getattr(report, done).append(run_id)
-            if done != "deleted":
-                report.ids[run_id] = copies[run_id].info.run_id
-            bar.update()
-    models = versions.of_runs(source, report.ids)
-    ids = report.ids
-    for _, new in each(sides, models, lambda model: versions.bring(*sides, *model, ids), report.failed):
-        report.versions += new
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep MLflow from printing an address whenever a run ends."""
-    before = os.environ.get(ADDRESSES)
-    os.environ[ADDRESSES] = "true"
+def copy_runs(
+    source: Endpoint, target: Endpoint, runs: list[Run], experiments: list[Experiment], report: Report, update=True
+) -> None:
+    """Copy these runs of these experiments, and write into the report what was done."""
+    copies = find_or_make_copies(source, target, runs, experiments, report.failed)
+    work = {run.info.run_id: (run, copies[run.info.run_id]) for run in runs if run.info.run_id in copies}
+    quiet = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"  # else MLflow prints an address whenever a run ends
+    before = os.environ.get(quiet, "false")
+    os.environ[quiet] = "true"
     try:
-        yield
+        done = each((source, target), work, lambda entry: copy_run(source, target, *entry, update), report.failed)
+        for run_id, what in tqdm(done, total=len(work), unit="run", file=sys.stdout, delay=2):
+            getattr(report, what).append(run_id)
+            if what != "deleted":
+                report.ids[run_id] = copies[run_id].info.run_id
     finally:
-        os.environ.pop(ADDRESSES, None)
-        if before is not None:
-            os.environ[ADDRESSES] = before
+        os.environ[quiet] = before
 
 
 def _here() -> str:
-    """Give the store on this machine: the current one, or, where that is a server, that of STORES_DIR."""
+    """Return the store on this machine: the current one, or, where that is a server, that of STORES_DIR."""
     uri = mlflow.get_tracking_uri()
     return uri if database_of(uri) else local_uri()
 
 
-def _open(source: str, target: str) -> tuple[Side, Side]:
+def _open(source: str, target: str) -> tuple[Endpoint, Endpoint]:
     if source == target:
         raise SyncError("Source and target are the same store: name another one.")
-    database = database_of(source)
-    if database and not database.exists():
+    if (path := database_of(source)) and not path.exists():
         raise SyncError("There is no store to sync from: nothing was logged here yet.")
-    for uri in filter(offline.is_server, (source, target)):
+    for uri in filter(remote.is_server, (source, target)):
         try:
-            offline.ask(uri)
-        except offline.ServerAway as error:
-            raise SyncError(f"{error} Nothing was copied.") from error
+            remote.ask(uri)
+        except remote.ServerAway as error:
+            raise SyncError(f"{error} Nothing was copied.") from None
     with store_lock(target):
-        return Side(source), Side(target)  # which makes a new local store
-
-
-def _name(uri: str) -> str:
-    return offline.name_of(uri) if offline.is_server(uri) else "the store on this machine"
+        if path := database_of(target):
+            database.prepare(path)
+        endpoints = Endpoint(source), Endpoint(target)
+        if path:
+            database.follow_move(path)  # a new store's first experiment would keep its files elsewhere
+    return endpoints
