@@ -1,96 +1,222 @@
-"""Delete runs, after a look at what goes: rows, artifacts and checkpoints.
+"""Delete runs, after a look at what goes: first into MLflow's trash, and from there for good.
 
 delete_runs(all_but_best=3)                  # the plan: which runs, how much space. Nothing is deleted yet
-delete_runs(all_but_best=3, confirmed=True)  # now it is
+delete_runs(all_but_best=3, confirmed=True)  # now they are in the trash, as after a deletion in the dashboard
+restore_runs([run_id])                       # and back
+empty_trash(confirmed=True)                  # what is in the trash is gone: rows, files and checkpoints
 """
+
+import io
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, redirect_stdout, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import LoggedModel, Run, ViewType
+from mlflow.exceptions import MlflowException
 
-from support.tracking import rows
-from support.tracking import training_run as tracking
+from support.tracking.orphans import is_orphan
+from support.tracking.runs import get_run, score, why_left_out
+from support.tracking.store import EXPERIMENT, checkpoints_folder, database_of, find_experiment, store_lock
+
+NAMED = 5  # so many runs a sentence names; of more it says how many
 
 
 class CleanupError(ValueError):
-    """These runs cannot be deleted. Says which and why."""
+    """These runs cannot be deleted or restored. Says which and why. Nothing was changed."""
 
 
 def delete_runs(
     run_ids: list[str] | None = None,
     where: str | None = None,
     all_but_best: int | None = None,
-    experiment: str = tracking.EXPERIMENT,
+    experiment: str = EXPERIMENT,
     metric: str = "f1",
     confirmed: bool = False,
 ) -> pd.DataFrame:
-    """Give the runs to delete with the space that they take, and delete them if `confirmed`.
+    """Return the runs to delete, by run id, with their bytes; if `confirmed`, move them to MLflow's trash.
 
-    Name them in one of three ways: by `run_ids`; by a filter `where`, such as "params.lr = '0.1'"; or all
-    finished runs but the `all_but_best` with the highest `metric`. The last two look in `experiment`.
-    Raises CleanupError for a run that is running, or that a registered model comes from.
+    Name them in one of three ways: by `run_ids`; by a filter `where`, such as "params.lr = '0.1'"; or all that
+    may be compared but the `all_but_best` best ones by `metric`, as best_run ranks. The last two look in
+    `experiment`. Raise NoRunError for a run that is not there, CleanupError for one that is running or that a
+    registered model comes from.
     """
     runs = _chosen(run_ids, where, all_but_best, experiment, metric)
     for run in runs:
-        _refuse_if_in_use(run)
-    plan = []
-    with rows.database() as database:
-        for run in runs:
-            run_id = run.info.run_id
-            files = [path for folder in rows.folders(database, run_id).values() for path in folder.rglob("*")]
-            files.append(tracking.checkpoint_of(run_id).path)
-            plan.append(
-                {
-                    "run_id": run_id,
-                    "run": run.info.run_name,
-                    metric: run.data.metrics.get(metric),
-                    "started": pd.Timestamp(run.info.start_time, unit="ms").floor("s"),
-                    "bytes": sum(path.stat().st_size for path in files if path.is_file()),
-                }
-            )
-        if confirmed:
-            _delete(database, [run.info.run_id for run in runs])
-    table = pd.DataFrame(plan, columns=["run_id", "run", metric, "started", "bytes"]).set_index("run_id")
-    done = "deleted" if confirmed else "to delete, with confirmed=True"
-    print(f"{len(table)} runs {done}: {table.bytes.sum() / 1e6:,.1f} MB.")
+        if run.info.status == "RUNNING" and not is_orphan(run):
+            raise CleanupError(f"Run {run.info.run_id} is running. Wait for its end. Nothing was deleted.")
+    _refuse_registered(runs)
+    table = _plan(runs, metric)
+    if confirmed:
+        _all_or_none(runs, MlflowClient().delete_run, MlflowClient().restore_run)
+    done = "in the trash now; restore_runs brings them back" if confirmed else "to delete, with confirmed=True"
+    print(f"{len(runs)} runs {done}: {table.bytes.sum() / 1e6:,.1f} MB.")
     return table
 
 
-def _delete(database, run_ids: list[str]) -> None:
-    # Files first: who is killed in between still has the runs, and deletes them by the same call again.
-    for run_id in run_ids:
-        for folder in rows.folders(database, run_id).values():
-            rows.remove_folder(folder)
-        tracking.checkpoint_of(run_id).remove()
-    for run_id in run_ids:
-        rows.delete(database, run_id)
+def restore_runs(run_ids: list[str]) -> None:
+    """Bring runs back from the trash. Raise CleanupError where one is not in the store any more."""
+    runs = []
+    for run_id in _listed(run_ids):
+        try:
+            runs.append(mlflow.get_run(run_id))
+        except MlflowException as error:
+            raise CleanupError(f"Run {run_id} is not in this store, nor in its trash.") from error
+    deleted = [run for run in runs if run.info.lifecycle_stage == "deleted"]
+    _all_or_none(deleted, MlflowClient().restore_run, MlflowClient().delete_run)
+    print(f"{len(deleted)} runs are restored.")
 
 
-def _chosen(run_ids, where, all_but_best, experiment, metric) -> list[Run]:
+def empty_trash(confirmed: bool = False) -> pd.DataFrame:
+    """Return the runs in the trash, by run id, with their bytes; if `confirmed`, delete them for good.
+
+    This is `mlflow gc` and what that leaves: logged models, checkpoints, folders, rows of inputs. Deleted
+    experiments go too. A call that was cut off is completed by the next. Raise CleanupError on a server, and
+    for a run that a registered model comes from.
+    """
+    uri, client = mlflow.get_tracking_uri(), MlflowClient()
+    if (database := database_of(uri)) is None:
+        raise CleanupError("Only who runs the server can empty its trash: mlflow gc --backend-store-uri ...")
+    experiments = mlflow.search_experiments(view_type=ViewType.ALL)
+    ids = [found.experiment_id for found in experiments]
+    runs = mlflow.search_runs(ids, run_view_type=ViewType.DELETED_ONLY, output_format="list")
+    _refuse_registered(runs)
+    table, folders = _plan(runs), []
+    if confirmed:
+        with store_lock(uri):
+            for run in runs:
+                folders.append((run.info.run_id, run.info.artifact_uri))
+                for model in _models(run):
+                    folders.append((model.model_id, model.artifact_location))
+                    client.delete_logged_model(model.model_id)  # gc deletes those in the trash
+            _gc(uri)
+            _delete_inputs_without_run(database)
+        for run in runs:
+            for state in checkpoints_folder().glob(f"{run.info.run_id}.*"):
+                state.unlink()
+        for name, place in folders:
+            folder = Path(url2pathname(urlsplit(place).path)).parent
+            if folder.name == name:
+                with suppress(OSError):  # not empty, or not there
+                    folder.rmdir()
+    gone = [found.name for found in experiments if found.lifecycle_stage == "deleted"]
+    more = f", and of experiments {_some(gone)}" if gone else ""
+    done = "deleted for good" if confirmed else "in the trash, to delete for good with confirmed=True"
+    print(f"{len(runs)} runs{more} {done}: {table.bytes.sum() / 1e6:,.1f} MB.")
+    return table
+
+
+def _chosen(run_ids, where, all_but_best, experiment: str, metric: str) -> list[Run]:
     if [run_ids, where, all_but_best].count(None) != 2:
         raise CleanupError("Say which runs by one of run_ids, where and all_but_best.")
+    if run_ids is not None:
+        return [get_run(run_id) for run_id in _listed(run_ids)]
+    whole = isinstance(all_but_best, int) and not isinstance(all_but_best, bool) and all_but_best >= 0
+    if where is None and not whole:
+        raise CleanupError(f"all_but_best is a whole number from 0, and {all_but_best!r} is not.")
+    if (found := find_experiment(experiment)) is None:
+        raise CleanupError(f"There is no experiment {experiment!r}.")
+    try:
+        runs = mlflow.search_runs([found.experiment_id], where or "", output_format="list")
+    except MlflowException as error:
+        why = str(error.message).partition("\n")[0]
+        raise CleanupError(f"The filter {where!r} is not one of MLflow's ({why:.200}).") from error
+    if where is not None:
+        return runs
+    reasons = [(run, why_left_out(run, metric)) for run in runs]
+    if left_out := [f"{run.info.run_name} ({why})" for run, why in reasons if why]:
+        print(f"They stay, as they may not be compared: {_some(left_out)}.")
+    ranked = [run for run, why in reasons if not why]
+    ranked.sort(key=lambda run: (score(run, metric), run.info.start_time), reverse=True)
+    return ranked[all_but_best:]
+
+
+def _listed(run_ids: list[str]) -> list[str]:
     if isinstance(run_ids, str):
         raise CleanupError("run_ids is a list, such as [run_id].")
-    if run_ids is not None:
-        return [mlflow.get_run(run_id) for run_id in dict.fromkeys(run_ids)]
-    if all_but_best is not None and (not isinstance(all_but_best, int) or all_but_best < 0):
-        raise CleanupError(f"all_but_best is a whole number from 0, and {all_but_best!r} is not.")
-    found = mlflow.get_experiment_by_name(experiment)
-    if found is None:
-        raise CleanupError(f"There is no experiment {experiment!r}.")
-    if where is not None:
-        return mlflow.search_runs([found.experiment_id], where, output_format="list")
-    finished = mlflow.search_runs([found.experiment_id], "attributes.status = 'FINISHED'", output_format="list")
-    finished = [run for run in finished if metric in run.data.metrics]
-    return sorted(finished, key=lambda run: run.data.metrics[metric], reverse=True)[all_but_best:]
+    return list(dict.fromkeys(run_ids))
 
 
-def _refuse_if_in_use(run: Run) -> None:
-    run_id = run.info.run_id
-    if run.info.status == "RUNNING":
-        raise CleanupError(f"Run {run_id} is running. Nothing was deleted.")
-    versions = MlflowClient().search_model_versions(f"run_id = '{run_id}'")
-    if versions:
-        names = ", ".join(f"{version.name} {version.version}" for version in versions)
-        raise CleanupError(f"Run {run_id} made registered models ({names}): delete those first.")
+def _refuse_registered(runs: list[Run]) -> None:
+    versions: dict[str, list[str]] = {}
+    for version in mlflow.search_model_versions():
+        versions.setdefault(version.run_id, []).append(f"{version.name} {version.version}")
+    for run in runs:
+        if names := versions.get(run.info.run_id):
+            raise CleanupError(
+                f"The registered model {_some(names)} comes from run {run.info.run_id}. Delete that first, or "
+                "leave the run. Nothing was deleted."
+            )
+
+
+def _plan(runs: list[Run], metric: str = "f1") -> pd.DataFrame:
+    client, rows = MlflowClient(), []
+    for run in runs:
+        files = [_size(client.list_artifacts, run.info.run_id)]
+        files += [_size(client.list_logged_model_artifacts, model.model_id) for model in _models(run)]
+        files += [state.stat().st_size for state in checkpoints_folder().glob(f"{run.info.run_id}.*")]
+        rows.append(
+            {
+                "run": run.info.run_name,
+                metric: run.data.metrics.get(metric),
+                "started": pd.to_datetime(run.info.start_time, unit="ms").floor("s"),
+                "bytes": sum(files),
+            }
+        )
+    index = pd.Index([run.info.run_id for run in runs], name="run_id")
+    return pd.DataFrame(rows, index, columns=["run", metric, "started", "bytes"])
+
+
+def _size(list_artifacts: Callable, owner: str, folder: str | None = None) -> int:
+    """Return the bytes of the files of a run or a model."""
+    entries = list_artifacts(owner, folder)
+    return sum(_size(list_artifacts, owner, e.path) if e.is_dir else e.file_size or 0 for e in entries)
+
+
+def _models(run: Run) -> list[LoggedModel]:
+    where = f"source_run_id = '{run.info.run_id}'"
+    return mlflow.search_logged_models([run.info.experiment_id], where, output_format="list")
+
+
+def _all_or_none(runs: list[Run], do: Callable, undo: Callable) -> None:
+    done = []
+    try:
+        for run in runs:
+            do(run.info.run_id)
+            done.append(run)
+    except MlflowException as error:
+        for run in done:
+            undo(run.info.run_id)
+        why = str(error.message).partition("\n")[0].rstrip(".")
+        raise CleanupError(f"Run {run.info.run_id}: {why:.200}. Nothing was changed.") from error
+
+
+def _gc(uri: str) -> None:
+    from mlflow.cli import gc  # MLflow's command; the import takes a second
+
+    with redirect_stdout(io.StringIO()):  # it names each run
+        gc.main(["--backend-store-uri", uri, "--tracking-uri", uri], standalone_mode=False)
+
+
+def _delete_inputs_without_run(database: Path) -> None:
+    """Delete what says which data a run read, for runs that are no more. Checked against mlflow 3.17."""
+    runs = "(SELECT run_uuid FROM runs)"
+    gone = (
+        f"destination_type = 'RUN' AND destination_id NOT IN {runs} "
+        f"OR source_type = 'RUN_OUTPUT' AND source_id NOT IN {runs}"
+    )
+    with closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        connection.execute(f"DELETE FROM input_tags WHERE input_uuid IN (SELECT input_uuid FROM inputs WHERE {gone})")
+        connection.execute(f"DELETE FROM inputs WHERE {gone}")
+        connection.execute("DELETE FROM datasets WHERE dataset_uuid NOT IN (SELECT source_id FROM inputs)")
+
+
+def _some(names: list[str]) -> str:
+    """Return a few names, and how many more there are."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
