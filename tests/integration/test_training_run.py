@@ -281,7 +281,7 @@ def test_ensure_run_trains_once_and_takes_no_other_model(store, sample_splits, m
     train_and_log(RuleParams(), sample_splits)
     capsys.readouterr()
     first = ensure_run(sample_splits)
-    assert "no finished run of the CNN yet" in capsys.readouterr().out
+    assert "There is no finished run `cnn` yet" in capsys.readouterr().out
     assert first.data.params["model"] == "cnn"
     assert ensure_run(sample_splits).info.run_id == first.info.run_id
     assert get_run(first.info.run_id).info.status == "FINISHED"
