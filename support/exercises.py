@@ -170,3 +170,30 @@ def _fastest() -> str | None:
 
 
 # Notebook 07
+
+
+@exercise("07a")
+def _own_classifier() -> str | None:
+    for run in runs("my-classifier", "digits"):
+        reason = why_left_out(run, "accuracy")
+        if reason is None and run.outputs.model_outputs:
+            return None
+        return f"The run `my-classifier` is {reason}." if reason else "The run `my-classifier` has logged no model."
+    return "There is no run `my-classifier` in the experiment `digits`."
+
+
+@exercise("07b")
+def _better_than_logistic() -> str | None:
+    mine, first = runs("my-classifier", "digits"), runs("logistic", "digits")
+    if not mine or not first:
+        return "The experiment `digits` needs a run `logistic` and a run `my-classifier`."
+    better = mine[0].data.metrics.get("val_accuracy", 0) > first[0].data.metrics["val_accuracy"]
+    return None if better else "The `val_accuracy` of `my-classifier` is not above that of `logistic`."
+
+
+@exercise("07c")
+def _own_network_reproduced() -> str | None:
+    for run in runs("my-network", "digits"):
+        if runs(experiment="digits", where=f"tags.`support.reproduces` = '{run.info.run_id}'"):
+            return None
+    return "No run `my-network` in `digits` has been reproduced."

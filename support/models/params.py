@@ -57,7 +57,7 @@ def resolve(name: str) -> Any:
 
 
 def name_of(function: Callable) -> str:
-    """Return "module:name" of a function that others can import. Raise ValueError where they cannot."""
+    """Return "module:name" of a function or class that others can import. Raise ValueError where they cannot."""
     name = f"{function.__module__}:{function.__qualname__}"
     if function.__module__ == "__main__" or "<" in name:
         raise ValueError(

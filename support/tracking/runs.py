@@ -6,8 +6,7 @@ splits_of(run), params_of(run), histories(run.info.run_id)
 
 import ast
 import math
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,7 +24,8 @@ from support.models.params import resolve
 from support.tracking import checksums
 from support.tracking.store import EXPERIMENT, find_experiment
 
-TRAIN = "support.train"  # the tag that names the function which trained the run, "module:function"
+# Tags that name the function which trained the run, "module:function", and the dataclass of its params.
+TRAIN, PARAMS_TYPE = "support.train", "support.params"
 PARAMS, DATA = "params.json", "provenance/data.json"
 # The machine decides about these too: a run that is done again may have others.
 MEASURED = ("training_seconds", "size_bytes", "latency_ms")
@@ -112,7 +112,7 @@ def best_runs(
     return list(best.values())
 
 
-def _ranked(runs: typing.Iterable[Run], metric: str) -> list[Run]:
+def _ranked(runs: Iterable[Run], metric: str) -> list[Run]:
     return sorted(runs, key=lambda run: (score(run, metric), run.info.start_time), reverse=True)
 
 
@@ -189,16 +189,15 @@ def train_function_of(run: Run) -> Callable:
 
 
 def params_of(run: Run) -> Any:
-    """Return the params that the run has logged, as its train function takes them.
+    """Return the params that the run has logged, as its train function takes them: a dataclass, or a dict.
 
-    Raise RecordError where it has not logged them, or the function's params are others now.
+    Raise RecordError where it has not logged them, or their class takes others now.
     """
     values = _params_file(run) or {name: _literal(text) for name, text in run.data.params.items()}
     if not values:
         raise RecordError(f"Run {run.info.run_id} has logged no params. Name them.")
-    kind = typing.get_type_hints(train_function_of(run)).get("params")
     try:
-        return kind(**values) if is_dataclass(kind) else values
+        return resolve(run.data.tags[PARAMS_TYPE])(**values) if PARAMS_TYPE in run.data.tags else values
     except (ValueError, TypeError) as error:
         raise RecordError(f"Run {run.info.run_id} has no usable params: {error} Name them.") from error
 

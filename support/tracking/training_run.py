@@ -32,7 +32,7 @@ from support.tracking import alerting, checksums, provenance, remote
 from support.tracking.live import NewMetrics, log_epochs
 from support.tracking.orphans import PROCESS, this_process
 from support.tracking.predictions import log_predictions
-from support.tracking.runs import DATA, PARAMS, TRAIN, NoRunError, find_run, get_run, params_of
+from support.tracking.runs import DATA, PARAMS, PARAMS_TYPE, TRAIN, NoRunError, find_run, get_run, params_of
 from support.tracking.store import (
     EXPERIMENT,
     checkpoints_folder,
@@ -135,7 +135,8 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
     train = train or _train_function(params)
     values = asdict(params) if is_dataclass(params) else dict(params)
     try:
-        mlflow.set_tag(TRAIN, name_of(train))
+        names = {TRAIN: name_of(train)}
+        mlflow.set_tags(names | ({PARAMS_TYPE: name_of(type(params))} if is_dataclass(params) else {}))
     except ValueError as error:
         print(f"This run cannot be resumed or reproduced. {error}")
         train_source = None
