@@ -14,6 +14,7 @@ import math
 import shutil
 import sqlite3
 import stat
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ import mlflow
 from support.models.files import need
 from support.sync.endpoint import ERRORS, ORIGIN, Endpoint, pages, reason
 from support.sync.sync import Report, copy_runs
+from support.tracking import database
 from support.tracking.runs import get_run
 
 DATABASE, MANIFEST, FILES = "mlflow.db", "manifest.json", "artifacts"
@@ -78,12 +80,12 @@ def export_runs(run_ids: list[str], path: str | Path) -> Path:
         experiments = [source.client.get_experiment(experiment_id) for experiment_id in ids]
         report = Report(path.name)
         copy_runs(source, _new_store(folder), runs, experiments, report)
-        need(not report.failed, "; ".join(report.failed.values()))
+        need(not report.failed, "; ".join([*report.failed.values()][:3]))
         try:
             _zip(folder, half, zipfile.ZIP_DEFLATED)
             if sum(file.stat().st_size for file in _files(folder).values()) > _limit(half):
                 _zip(folder, half, zipfile.ZIP_STORED)  # a model of zeros, say
-            _unpack(half, again)
+            _unpack(half, again, like=folder / DATABASE)
             half.replace(path)
         finally:
             half.unlink(missing_ok=True)
@@ -97,8 +99,10 @@ def import_runs(path: str | Path) -> list[str]:
     restored. An import that was cut off goes on when it is called again. Raise ArchiveError where the zip is
     damaged or hostile, or was written by another version of MLflow.
     """
-    with _refusals(f"{path} was not imported"), _folder() as folder:
-        source, target = _unpack(Path(path), folder), Endpoint(mlflow.get_tracking_uri())
+    with _refusals(f"{path} was not imported"), _folder() as folder, _folder() as fresh:
+        database.prepare(fresh / DATABASE)
+        source = _unpack(Path(path), folder, like=fresh / DATABASE)
+        target = Endpoint(mlflow.get_tracking_uri())
         experiments = list(pages(source.client.search_experiments))
         runs = list(pages(source.client.search_runs, [found.experiment_id for found in experiments]))
         runs.sort(key=lambda run: (run.info.start_time, run.info.run_id))
@@ -108,7 +112,7 @@ def import_runs(path: str | Path) -> list[str]:
             for run_id in report.deleted:
                 target.client.restore_run(target.ids[source.origins[run_id]])
             copy_runs(source, target, runs, experiments, report, update=False)
-        need(not report.failed, "; ".join(report.failed.values()))
+        need(not report.failed, "; ".join([*report.failed.values()][:3]))
     return [report.ids[run.info.run_id] for run in runs]
 
 
@@ -128,8 +132,9 @@ def _folder() -> Iterator[Path]:
 
 
 def _new_store(folder: Path) -> Endpoint:
-    store = Endpoint(f"sqlite:///{(folder / DATABASE).as_posix()}")
-    store.client.rename_experiment("0", "not used")  # it keeps its files in the folder that one happens to be in
+    database.prepare(folder / DATABASE)
+    store = Endpoint(f"{database.SQLITE}{(folder / DATABASE).as_posix()}")
+    store.client.rename_experiment("0", uuid.uuid4().hex)  # it keeps its files in the folder that one is in: unused
     return store
 
 
@@ -157,8 +162,11 @@ def _zip(folder: Path, path: Path, compression: int) -> None:
         archive.writestr(MANIFEST, json.dumps(manifest))
 
 
-def _unpack(path: Path, folder: Path) -> Endpoint:
-    """Return the store in a zip, unpacked into `folder` and checked. Raise an error where it is not right."""
+def _unpack(path: Path, folder: Path, like: Path) -> Endpoint:
+    """Return the store in a zip, unpacked into `folder` and checked. Raise an error where it is not right.
+
+    `like` is a database that this MLflow has made.
+    """
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
         size, limit = sum(member.file_size for member in members), _limit(path)
@@ -174,10 +182,8 @@ def _unpack(path: Path, folder: Path) -> Endpoint:
     need(isinstance(listed, dict) and isinstance(manifest.get("store"), str), f"its {MANIFEST} is not an export's")
     wrong = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
     need(not wrong, f"it is damaged or was changed: {', '.join(wrong[:3])}")
-    with _folder() as fresh:
-        _new_store(fresh)
-        _check(folder / DATABASE, fresh / DATABASE, f"{manifest['store']}/{FILES}/")
-    uri, name = f"sqlite:///{(folder / DATABASE).as_posix()}", _sha256(folder / MANIFEST)[:16]
+    _check(folder / DATABASE, like, f"{manifest['store']}/{FILES}/")
+    uri, name = f"{database.SQLITE}{(folder / DATABASE).as_posix()}", _sha256(folder / MANIFEST)[:16]
     return Endpoint(uri, name, moved=(manifest["store"], folder.as_uri()))
 
 
@@ -195,12 +201,12 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) ->
         shutil.copyfileobj(packed, file, 1_000_000)
 
 
-def _check(database: Path, like: Path, files: str) -> None:
+def _check(path: Path, like: Path, files: str) -> None:
     """Raise an error for what an export does not write into its database. MLflow has not read it before.
 
-    `like` is the database of a new store, `files` the URI of the folder that holds the runs' folders.
+    `like` is a database that this MLflow has made, `files` the URI of the folder that holds the runs' folders.
     """
-    with closing(_read_only(database)) as theirs, closing(_read_only(like)) as ours:
+    with closing(_read_only(path)) as theirs, closing(_read_only(like)) as ours:
         for query in SCHEMA:
             same = theirs.execute(query).fetchall() == ours.execute(query).fetchall()
             need(same, "its database is not that of the installed version of MLflow")
@@ -220,7 +226,7 @@ def _check(database: Path, like: Path, files: str) -> None:
             need(wrong is None, f"a row of {table} is not an export's")
 
 
-def _read_only(database: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
+def _read_only(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST)
     return connection

@@ -131,8 +131,8 @@ def origin_of(run: Run) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Return an error's first line, without a password."""
-    return remote.without_login(str(error).partition("\n")[0])
+    """Return an error's first line, at most 300 characters of it, without a password."""
+    return remote.without_login(str(error).partition("\n")[0])[:300]
 
 
 Endpoints = tuple[Endpoint, Endpoint]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 import mlflow
 from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from support.sync.copying import copy_run
@@ -25,6 +26,7 @@ from support.sync.endpoint import ERRORS, Endpoint, each, pages, reason, server_
 from support.sync.matching import find_or_make_copies
 from support.sync.model_versions import copy_versions, current_store, versions_of
 from support.tracking import database, remote
+from support.tracking.database import SQLITE
 from support.tracking.store import database_of, local_uri, store_lock
 
 WORDS = {
@@ -124,20 +126,22 @@ def _here() -> str:
     return uri if database_of(uri) else local_uri()
 
 
-def _open(source: str, target: str) -> tuple[Endpoint, Endpoint]:
+def _open(*uris: str) -> tuple[Endpoint, Endpoint]:
+    paths = [path and path.resolve() for path in map(database_of, uris)]
+    source, target = [f"{SQLITE}{path.as_posix()}" if path else uri for path, uri in zip(paths, uris, strict=True)]
     if source == target:
         raise SyncError("Source and target are the same store: name another one.")
-    if (path := database_of(source)) and not path.exists():
+    if paths[0] and not paths[0].exists():
         raise SyncError("There is no store to sync from: nothing was logged here yet.")
-    for uri in filter(remote.is_server, (source, target)):
-        try:
+    try:
+        for uri in filter(remote.is_server, (source, target)):
             remote.ask(uri)
-        except remote.ServerAway as error:
-            raise SyncError(f"{error} Nothing was copied.") from None
-    with store_lock(target):
-        if path := database_of(target):
-            database.prepare(path)
-        endpoints = Endpoint(source), Endpoint(target)
-        if path:
-            database.follow_move(path)  # a new store's first experiment would keep its files elsewhere
+        with store_lock(target):
+            if paths[1]:
+                database.prepare(paths[1])
+            endpoints = Endpoint(source), Endpoint(target)
+            if paths[1]:
+                database.follow_move(paths[1])  # a new store's first experiment would keep its files elsewhere
+    except (remote.ServerAway, MlflowException) as error:
+        raise SyncError(f"{reason(error)} Nothing was copied.") from None
     return endpoints

@@ -99,6 +99,18 @@ def test_an_import_leaves_a_run_that_is_there_as_it_is(exported, tmp_path, here)
     assert everything(here, own.info.run_id) == before
 
 
+def test_a_run_of_mlflows_first_experiment(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    connect(tmp_path / "here")  # again: the store's own first experiment has its place then
+    run_id = MlflowClient().create_run("0").info.run_id
+    mlflow.log_text("text", "note.txt", run_id=run_id)
+    MlflowClient().set_terminated(run_id)
+    path = export_runs([run_id], tmp_path / "runs.zip")
+    other = connect(tmp_path / "other")
+    assert everything(other, import_runs(path)[0]) == everything(here, run_id)
+    assert not (tmp_path / "mlruns").exists()
+
+
 def test_a_run_in_the_trash_comes_back(exported, here):
     path, _ = exported
     [copy] = import_runs(path)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import traceback
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -390,6 +391,15 @@ def test_refused_is_not_away_and_no_message_holds_a_password(here, monkeypatch):
             assert "secret" not in str(refused.value)
 
 
+def test_a_store_may_be_named_by_a_relative_path(here, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    new_run()
+    report = sync(to="sqlite:///other/mlflow.db")
+    assert_equal(report, here, f"sqlite:///{tmp_path}/other/mlflow.db")
+    with pytest.raises(SyncError, match="same store"):
+        sync(to="sqlite:///other/mlflow.db", source=f"sqlite:///{tmp_path}/other/mlflow.db")
+
+
 def test_a_password_in_an_address_is_in_no_report(here, server):
     new_run(experiment=f"login {os.getpid()}")
     url = server.url.replace("http://", "http://ada:secret@")
@@ -411,6 +421,10 @@ def test_wrong_calls_are_clear_errors(here, other, tmp_path):
         sync(to=other, experiments=["nowhere"])
     with pytest.raises(SyncError, match=r"away.*Nothing was copied"):
         sync(to="http://127.0.0.1:1")
+    for no_store in ("127.0.0.1:5000", "somewhere", "ftp://ada:secret@example"):
+        with pytest.raises(SyncError, match="Nothing was copied") as refused:
+            sync(to=no_store)
+        assert "secret" not in "".join(traceback.format_exception(refused.value))
     with pytest.raises(SyncError, match="nothing was logged here"):
         sync(to=here, source=f"sqlite:///{tmp_path}/none/mlflow.db")
 
