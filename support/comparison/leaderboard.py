@@ -22,17 +22,8 @@ from mlflow.entities import Run
 from support.comparison import plots
 from support.data.splits import Splits
 from support.tracking.predictions import read_predictions
-from support.tracking.runs import (
-    EXPERIMENT,
-    TRAIN,
-    NoRunError,
-    best_run,
-    data_digest,
-    find_experiment,
-    score,
-    seconds_of,
-    why_left_out,
-)
+from support.tracking.runs import EXPERIMENT, TRAIN, NoRunError, best_run, data_digest, score, seconds_of, why_left_out
+from support.tracking.store import find_experiment
 
 SHOWN = 20  # rows; the table has all
 # Column: its heading, and how a number in it is written. Metrics have three digits.
@@ -45,8 +36,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The `runs`, best first by `metric`, on the `data` (name and digest), and the names of the others by
-    the reason why they are left out."""
+    """The `runs`, best first by `metric`, on the `data` in words, and the others' names: reason -> names."""
 
     runs: list[Run]
     metric: str
@@ -76,9 +66,7 @@ class Leaderboard:
         return f"{self}\n\n{self._shown().to_string()}"
 
     def _repr_html_(self) -> str:
-        one_line = [{"selector": "th, td", "props": "white-space: nowrap"}]  # JupyterLab wraps cells
-        table = self._shown().style.format(escape="html").set_uuid("leaderboard").set_table_styles(one_line)
-        return f"<p>{html.escape(str(self))}</p>{table.to_html()}"
+        return f"<p>{html.escape(str(self))}</p>{self._shown().to_html()}"
 
     def plot(self) -> Figure:
         """Return a figure of the metric against training time, with the Pareto front."""
@@ -89,10 +77,8 @@ class Leaderboard:
 
         Raise NoRunError where none of them keeps its predictions, ArtifactError where they are damaged.
         """
-        by_run = {
-            f"{place} {plots.short(run.info.run_name)}": _f1_by_class(run)
-            for place, run in enumerate(self.runs[:top], 1)
-        }
+        first = enumerate(self.runs[:top], 1)
+        by_run = {f"{place} {plots.short(run.info.run_name)}": _f1_by_class(run) for place, run in first}
         if not any(by_run.values()):
             raise NoRunError(f"None of the best {top} runs keeps its predictions of the test split.")
         return plots.f1_by_class_and_run(by_run)

@@ -1,7 +1,7 @@
 """The code that a run was trained with: rebuilt from git, and run in a process of its own.
 
-A run records its commit, the diff to it, and a digest of both together. Where the digest does not come out,
-since the commit is not here or a part of the diff was left out, the code is not rebuilt.
+A run records its commit, the diff to it, and digests of both together. Where the digests do not come out, since
+the commit is not here or a part of the diff was left out, the code is not rebuilt.
 """
 
 import hashlib
@@ -18,8 +18,8 @@ from mlflow.entities import Run
 
 from support.config import PROJECT_DIR
 from support.data.splits import Splits
+from support.lineage.shared import LineageError
 from support.tracking import checksums, provenance
-from support.tracking.store import database_of
 
 # It runs in the code of then.
 PROGRAM = """
@@ -46,8 +46,8 @@ def rebuild(run: Run, code: dict[str, str], folder: Path) -> bool:
 
     `code` holds the digests that the run records, of support and of the file with its train function.
     """
-    commit = run.data.tags.get("mlflow.source.git.commit")
-    if commit is None or provenance.DIFF not in checksums.checksums_of(run):
+    commit = run.data.tags.get("mlflow.source.git.commit", "")
+    if not commit.isalnum() or provenance.DIFF not in checksums.checksums_of(run):
         return False
     git = ["git", "-C", str(PROJECT_DIR), "archive", "--format=tar", commit, ":(top,glob)**/*.py"]
     answer = subprocess.run(git, capture_output=True, check=False)
@@ -68,11 +68,12 @@ def rebuild(run: Run, code: dict[str, str], folder: Path) -> bool:
 
 
 def train(run: Run, folder: Path, splits: Splits, name: str, tags: dict[str, str]) -> str:
-    """Train in a new run with the code in `folder`, and return its id. Raise CalledProcessError."""
+    """Train in a new run with the code in `folder`, and return its id. Raise LineageError where that fails."""
     splits.save(folder / "data.json")
-    uri = mlflow.get_tracking_uri()
-    database = database_of(uri)
-    store = {"STORES_DIR": str(database.parent)} if database else {"MLFLOW_TRACKING_URI": uri}
     program = [sys.executable, "-c", PROGRAM, str(folder), run.info.run_id, name, json.dumps(tags)]
-    subprocess.run(program, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)} | store, check=True)
+    variables = os.environ | {"PYTHONPATH": str(folder), "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    answer = subprocess.run(program, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True, check=False)
+    if answer.returncode:
+        last = answer.stderr.strip().rpartition("\n")[2]
+        raise LineageError(f"The code of then cannot train here any more: {last or answer.returncode}")
     return (folder / "run_id.txt").read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def reproduce(run_id: str, splits: Splits | None = None) -> pd.DataFrame:
         code = {name: then for name, (then, _) in different.items() if name.startswith("code")}
         rebuilt = code and start_from is None and old_code.rebuild(run, code, Path(folder))
         if rebuilt:
-            print("The code has changed since: that of then is rebuilt from git.")
+            print("The code has changed since: that of then is rebuilt from git and the run's diff.")
             different = {name: change for name, change in different.items() if name not in code}
         same = "Versions, device, code and data are as they were."
         print(f"Not as it was:\n{listed(different)}" if different else same, flush=True)

@@ -13,15 +13,7 @@ from support.data.splits import Splits
 from support.lineage.shared import STARTED_FROM, LineageError, changes, data_changes, listed, start_of
 from support.tracking import provenance
 from support.tracking.orphans import PROCESS, is_orphan, this_process
-from support.tracking.runs import (
-    TRAIN,
-    RecordError,
-    get_run,
-    histories,
-    params_of,
-    splits_of,
-    train_function_of,
-)
+from support.tracking.runs import TRAIN, RecordError, get_run, histories, params_of, splits_of, train_function_of
 from support.tracking.store import store_lock
 from support.tracking.training_run import checkpoint_of, start_run, train_in
 
@@ -45,14 +37,14 @@ def resume(run_id: str, params: Any = None, splits: Splits | None = None) -> str
         params, splits = _agreed(run, params, splits)
         start = run.data.tags.get(STARTED_FROM)
         more = {"start_from": start_of(start)} if start else {}
-        saved = checkpoint_of(run_id).load()
+        saved, different = checkpoint_of(run_id).load(), provenance.differences(run, train)
+        epochs = max((step for steps in histories(run_id).values() for step in steps), default=0)
         # From here on it is this process's run, for everyone who opens the store.
         MlflowClient().set_tag(run_id, PROCESS, this_process())
         MlflowClient().update_run(run_id, "RUNNING")
-    if different := provenance.differences(run, train):
+    if different:
         print(f"Not as when the run began, so the last digits may differ:\n{listed(different)}")
-    logged = max((step for steps in histories(run_id).values() for step in steps), default=0)
-    print(f"Goes on from epoch {logged + 1}." if saved else "There is no checkpoint: it goes on from the start.")
+    print(f"Goes on from epoch {epochs + 1}." if saved else "There is no checkpoint: it goes on from the start.")
     with start_run(run_id=run_id) as run:
         train_in(run, params, splits, train, **more)
     return run_id

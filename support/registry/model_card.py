@@ -7,27 +7,22 @@ Source: Mitchell et al. (2019), "Model Cards for Model Reporting".
 
 import html
 from collections.abc import Iterable
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mlflow.entities import Run
+from sklearn.metrics import precision_recall_fscore_support
 
 from support.data.corpus import LESSON_URL
 from support.data.splits import PARTS
-from support.models.files import read_json
 from support.registry.pyfunc_model import LONGEST_REQUEST, LONGEST_TEXT, MOST_TEXTS
-from support.tracking import checksums
+from support.tracking.predictions import read_predictions
 from support.tracking.runs import RecordError, splits_of
 
 LICENCES = {
     "lesson": f"MIT, Goku Mohandas, Made With ML: {LESSON_URL}",
     "sample": "MIT; written for this project, `support/data/sample`",
 }
-FIGURES = ("precision", "recall", "f1", "num_samples")
-HEAD = ("precision", "recall", "F1", "test texts")
 GAP = "\N{NO-BREAK SPACE}" * 3
-FEW = 10  # test texts below which a tag's figures say little
-PERFORMANCE = "performance.json"
+FEW = 10  # test examples below which a class's figures say little
 
 CARD = """\
 # {name}
@@ -47,49 +42,43 @@ It was chosen by {chosen_by}. These are its figures on the test split{size}:
 ## Data
 
 {data}
-{tagger}
+
+## Limits
+
+{limits}
+
 ## Params
 
 {params}
+{by_class}"""
+TEXTS = f"""\
+- It was taught on titles with descriptions of a few sentences, and gives no other tags than theirs.
+- A text may have {LONGEST_TEXT:,} characters; a request {LONGEST_REQUEST:,}, in {MOST_TEXTS:,} texts.
 """
-TAGGER = """
-## Limits
-
-- It takes titles with descriptions of a few sentences, and gives each its tags, out of {tags} that it knows.
-- A tag counts from a probability of {threshold:.3f} on. The validation split chose that.
-- It sees texts as the cleaning {cleaning!r} leaves them.
-- Never tagged rightly on the test split: {never}.
-- {few} of the tags have fewer than {few_texts} test texts: their figures say little.
-- A text may have {text:,} characters; a request {request:,}, in {texts:,} texts.
-
-## Quality by tag
-
-{by_tag}
+CLASSES = """\
+- Never right on the test split: {never}.
+- {few} of the {classes} classes have fewer than {few_examples} test examples: their figures say little.
 """
 
 
-def model_card(run: Run, name: str, metric: str) -> str:
+def model_card(run: Run, name: str, metric: str, is_tagger: bool) -> str:
     """Return the card of a run's model that is registered as `name` and was chosen by `metric`.
 
     What the run does not record, it leaves out. Raise ArtifactError where a record is damaged.
     """
     metrics, chosen = run.data.metrics, f"val_{metric}"
     shown = [each for each in dict.fromkeys([metric, "precision", "recall", "f1"]) if each in metrics]
-    size, data = (
-        "",
-        {f"digest of {each.dataset.name}": each.dataset.digest for each in run.inputs.dataset_inputs},
-    )
+    size, data = "", {f"digest of {each.dataset.name}": each.dataset.digest for each in run.inputs.dataset_inputs}
     try:
         splits = splits_of(run)
     except RecordError:
-        splits = None
-    if splits:
+        pass  # logged by MLflow's calls alone
+    else:
         size = f", {len(splits.test):,} examples"
-        data |= {
-            "licence and source": LICENCES.get(splits.corpus, splits.source or "not recorded"),
-            "examples": ", ".join(f"{len(getattr(splits, part)):,} {part}" for part in PARTS),
-            "split seed": splits.seed,
-        }
+        data["licence and source"] = LICENCES.get(splits.corpus, splits.source or "not recorded")
+        data["examples"] = ", ".join(f"{len(getattr(splits, part)):,} {part}" for part in PARTS)
+        data["split seed"] = splits.seed
+    limits, by_class = _by_class(run)
     return CARD.format(
         name=_cell(name),
         run=_cell(run.info.run_name),
@@ -98,34 +87,24 @@ def model_card(run: Run, name: str, metric: str) -> str:
         size=size,
         quality=_table(shown, [[metrics[each] for each in shown]]),
         data=_table(["what", "which"], data.items()),
-        tagger=_tagger(run),
+        limits=(limits + TEXTS * is_tagger).rstrip() or "Not recorded.",
         params=_table(["param", "value"], sorted(run.data.params.items())),
+        by_class=by_class,
     )
 
 
-def _tagger(run: Run) -> str:
-    """Return what a tagger's card says besides; "" for another model."""
-    if PERFORMANCE not in checksums.checksums_of(run):
-        return ""
-    with TemporaryDirectory() as folder:
-        checksums.fetch(run, [PERFORMANCE], folder)
-        return read_json(Path(folder) / PERFORMANCE, _limits)
-
-
-def _limits(performance: dict) -> str:
-    by_tag = performance["class"]
-    return TAGGER.format(
-        tags=len(by_tag),
-        threshold=performance["threshold"],
-        cleaning=performance["cleaning"],
-        never=", ".join(_cell(tag) for tag, of in by_tag.items() if not of["f1"]) or "none of the tags",
-        few=sum(of["num_samples"] < FEW for of in by_tag.values()),
-        few_texts=FEW,
-        text=LONGEST_TEXT,
-        request=LONGEST_REQUEST,
-        texts=MOST_TEXTS,
-        by_tag=_table(["tag", *HEAD], [[tag, *(of[key] for key in FIGURES)] for tag, of in by_tag.items()]),
-    )
+def _by_class(run: Run) -> tuple[str, str]:
+    """Return which classes fail, and a section with the figures of each; nothing without predictions."""
+    kept = read_predictions(run, "test")
+    if kept is None:
+        return "", ""
+    figures = precision_recall_fscore_support(kept.targets, kept.predicted, zero_division=0)
+    rows = [[str(name), *map(float, of[:3]), int(of[3])] for name, *of in zip(kept.classes, *figures, strict=True)]
+    never = ", ".join(_cell(name) for name, _, _, f1, _ in rows if not f1) or "none of the classes"
+    few = sum(row[-1] < FEW for row in rows)
+    limits = CLASSES.format(never=never, few=few, classes=len(rows), few_examples=FEW)
+    table = _table(["class", "precision", "recall", "F1", "test examples"], rows)
+    return limits, f"\n## Quality by class\n\n{table}\n"
 
 
 def _table(head: Iterable[str], rows: Iterable) -> str:

@@ -2,8 +2,6 @@
 
 promote()                       # the best run; or promote(run_id)
 mlflow.pyfunc.load_model("models:/tagger@champion").predict(["Transfer learning with BERT"])
-
-A champion loads and serves wherever the store and its requirements are.
 """
 
 import mlflow
@@ -15,7 +13,6 @@ from mlflow.exceptions import MlflowException
 from support.registry.export import log_tagger
 from support.registry.model_card import model_card
 from support.tracking.runs import (
-    EXPERIMENT,
     NoRunError,
     RecordError,
     best_run,
@@ -25,7 +22,7 @@ from support.tracking.runs import (
     score,
     why_left_out,
 )
-from support.tracking.store import store_lock
+from support.tracking.store import EXPERIMENT, store_lock
 
 ALIAS = "champion"
 LONGEST_DESCRIPTION = 5000  # characters, of MLflow's table
@@ -57,9 +54,9 @@ def promote(
 ) -> ModelVersion:
     """Make a run, the best one of `experiment` unless named, the champion of the model `name`.
 
-    Return the version: the model that the run has logged with MLflow's call, or, of a tagger's run, its
-    artifacts and the code that reads them. Raise PromotionError where the run does not beat the present
-    champion on the same data, by its validation figure, and NoRunError where there is no such run.
+    Return the version: the model that the run has logged with MLflow's call, or, of a tagger's run, its artifacts
+    and the code that reads them. Raise PromotionError where the run does not beat the present champion on the
+    same data, by its validation figure, and NoRunError where there is no such run.
 
     In a store of one's own, one process at a time promotes. A server has no lock: promote from one place.
     """
@@ -70,7 +67,7 @@ def promote(
             print(f"Run {present.run_id} is the champion already: version {present.version} of {name}.")
             return present
         if reason := why_left_out(run, metric):
-            raise PromotionError(f"Run {run_id} cannot be compared with others: it is {reason}.")
+            raise PromotionError(f"Run {run.info.run_id} cannot be compared with others: it is {reason}.")
         if present:
             _refuse_unless_better(run, present, metric)
         version = _registered(run, name, metric)
@@ -81,26 +78,31 @@ def promote(
 
 def _refuse_unless_better(run: Run, present: ModelVersion, metric: str) -> None:
     who, theirs = f"Run {run.info.run_id}", f"the champion, version {present.version} of {present.name}"
-    anew = f"mlflow.MlflowClient().delete_registered_model_alias({present.name!r}, {ALIAS!r})"
-    way_out = f"To begin anew, without a champion: {anew}"
-    try:
-        best = get_run(present.run_id) if present.run_id else None
-    except NoRunError as error:
-        raise PromotionError(f"{who} cannot be compared with {theirs}. {error} {way_out}") from error
-    if best is None:
-        raise PromotionError(f"{who} cannot be compared with {theirs}, which comes from no run. {way_out}")
-    if reason := why_left_out(best, metric):
-        raise PromotionError(f"{who} cannot be compared with {theirs}, whose run is {reason}. {way_out}")
-    if reason := why_left_out(run, metric, data_digest(best)):
-        raise PromotionError(
-            f"{who} cannot be compared with {theirs}: it is {reason}. Train it on the champion's data, "
-            f"tracking.splits_of(mlflow.get_run({present.run_id!r})). {way_out}"
-        )
+    if why := _why_not_comparable(run, present, metric):
+        anew = f"mlflow.MlflowClient().delete_registered_model_alias({present.name!r}, {ALIAS!r})"
+        raise PromotionError(f"{who} cannot be compared with {theirs}: {why} To begin without a champion: {anew}")
+    best = get_run(present.run_id)
     if not score(run, metric) > score(best, metric):
         raise PromotionError(
-            f"{who} ({_figures(run, metric)}) does not beat {theirs} ({_figures(best, metric)}) on the same "
-            "data. The champion stays."
+            f"{who} ({_figures(run, metric)}) does not beat {theirs} ({_figures(best, metric)}), on the same data. "
+            "The champion stays."
         )
+
+
+def _why_not_comparable(run: Run, present: ModelVersion, metric: str) -> str | None:
+    """Return why a run cannot be compared with the champion, in a sentence; None where it can."""
+    if not present.run_id:
+        return "that comes from no run."
+    try:
+        best = get_run(present.run_id)
+    except NoRunError as error:
+        return str(error)
+    if reason := why_left_out(best, metric):
+        return f"the champion's run is {reason}."
+    if reason := why_left_out(run, metric, data_digest(best)):
+        its_data = f"tracking.splits_of(mlflow.get_run({present.run_id!r}))"
+        return f"it is {reason}. Train it on the champion's, {its_data}."
+    return None
 
 
 def _figures(run: Run, metric: str) -> str:
@@ -118,23 +120,21 @@ def _registered(run: Run, name: str, metric: str) -> str:
     by_run = f"source_run_id = '{run_id}'"
     models = mlflow.search_logged_models([run.info.experiment_id], by_run, output_format="list")
     whole = [model for model in models if model.status == LoggedModelStatus.READY]
-    card = model_card(run, name, metric)
-    if not whole:
-        try:
-            tagger = getattr(params_of(run), "loaded_by", None)
-        except RecordError:
-            tagger = None
-        if tagger is None:
-            raise PromotionError(
-                f"Run {run_id} keeps no model. Log it within the run, with mlflow.sklearn.log_model(model, "
-                'name="model") or the like.'
-            )
-        whole = [log_tagger(run, tagger, metric, card, models)]
-    # Without the heading, which the page has. A long list of tags is cut, at a line's end.
+    try:
+        tagger = getattr(params_of(run), "loaded_by", None)
+    except RecordError:
+        tagger = None  # logged by MLflow's calls alone
+    if not whole and tagger is None:
+        raise PromotionError(
+            f"Run {run_id} keeps no model. Log it within the run, as mlflow.sklearn.log_model(model, name='model') does."
+        )
+    card = model_card(run, name, metric, is_tagger=tagger is not None)
+    model = whole[0] if whole else log_tagger(run, tagger, metric, card, models)
+    # Without the heading, which the page has. A long list of classes is cut, at a line's end.
     about = card.partition("\n\n")[2]
     if len(about) > LONGEST_DESCRIPTION:
         about = about[:LONGEST_DESCRIPTION].rpartition("\n")[0]
     earlier = [each for each in client.search_model_versions(f"run_id = '{run_id}'") if each.name == name]
-    version = earlier[0] if earlier else mlflow.register_model(whole[0].model_uri, name)
+    version = earlier[0] if earlier else mlflow.register_model(model.model_uri, name)
     client.update_model_version(name, version.version, about)
     return version.version

@@ -3,16 +3,7 @@
 from pathlib import Path
 
 from support.registry import export
-from support.registry.model_card import _limits, _table
-
-PERFORMANCE = {
-    "threshold": 0.25,
-    "cleaning": "letters",
-    "class": {
-        "a|b\n$c$": {"precision": 0.5, "recall": 0.5, "f1": 0.5, "num_samples": 9},
-        "<b>": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "num_samples": 20},
-    },
-}
+from support.registry.model_card import _table
 
 
 def test_what_a_module_needs_is_found_through_all_that_it_imports() -> None:
@@ -41,10 +32,3 @@ def test_a_cell_of_a_table_is_one_line_that_shows_as_it_stands() -> None:
     assert len(lines) == 4
     assert lines[2].startswith("| a\\|b \\$c\\$ \\\\") and lines[2].endswith("| 0.123 |")
     assert "&lt;b&gt;x&lt;/b&gt;" in lines[3]
-
-
-def test_the_limits_name_what_fails() -> None:
-    text = _limits(PERFORMANCE)
-    assert "out of 2 that it knows" in text and "0.250" in text
-    assert "Never tagged rightly on the test split: &lt;b&gt;." in text
-    assert "1 of the tags have fewer than 10 test texts" in text
