@@ -63,28 +63,20 @@ def _facts(run: Run) -> dict[str, str]:
 def _examples(one: Run, two: Run) -> tuple[pd.DataFrame, str]:
     """Return the test examples that two runs label differently, and the note."""
     first, second = (read_predictions(run, "test") for run in (one, two))
-    for run, kept in ((one, first), (two, second)):
-        if kept is None:
-            return _none(
-                f"The examples cannot be compared: run {run.info.run_id} keeps no predictions of its test "
-                "split. tracking.train_and_log keeps those of a tagger; tracking.log_predictions logs those of "
-                "your own model."
-            )
-    examples = set(first.ids) | set(second.ids)
-    common = set(first.ids) & set(second.ids)
-    if not common:
-        return _none("The examples cannot be compared: the two runs have none in common in their test splits.")
-    differing = _labelled_differently(first, second)
-    some = "" if common == examples else f" that both have, of {len(examples):,},"
-    return (
-        differing,
-        f"{len(differing):,} of the {len(common):,} test examples{some} are labelled differently.",
-    )
-
-
-def _none(why: str) -> tuple[pd.DataFrame, str]:
-    print(why)
-    return pd.DataFrame(columns=COLUMNS), why
+    if first is None or second is None:
+        without = (one if first is None else two).info.run_id
+        note = (
+            f"The examples cannot be compared: run {without} keeps no predictions of its test split. "
+            "tracking.train_and_log keeps those of a tagger; tracking.log_predictions logs those of your own model."
+        )
+    elif not (common := set(first.ids) & set(second.ids)):
+        note = "The examples cannot be compared: the test splits of the two runs have none in common."
+    else:
+        differing, every = _labelled_differently(first, second), set(first.ids) | set(second.ids)
+        some = "" if common == every else f" that both have, of {len(every):,},"
+        return differing, f"{len(differing):,} of the {len(common):,} test examples{some} are labelled differently."
+    print(note)
+    return pd.DataFrame(columns=COLUMNS), note
 
 
 def _labelled_differently(first: Predictions, second: Predictions) -> pd.DataFrame:

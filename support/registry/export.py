@@ -17,6 +17,7 @@ from mlflow.models import Model
 from support.models.params import resolve
 from support.models.tagger import tagger_files
 from support.registry import pyfunc_model
+from support.registry.model_card import description
 from support.tracking import checksums
 
 NAME = "tagger"  # of the model among the run's; the registered one may have another
@@ -24,10 +25,10 @@ EXAMPLE = ["Transfer learning with BERT for self-supervised learning"]
 NOTE = "mlflow.note.content"  # MLflow's tag for a description
 
 
-def log_tagger(run: Run, tagger: str, metric: str, card: str, earlier: list[LoggedModel]) -> LoggedModel:
+def log_tagger(run: Run, tagger: str, metric: str, card: str, cut_off: list[LoggedModel]) -> LoggedModel:
     """Log a run's tagger, whose class `tagger` names, as a model of the run, and return that.
 
-    Of the `earlier` models of the run, one without its files, that was cut off, is completed.
+    A model of the run in `cut_off`, which has not all its files, is completed instead of a new one.
     Raise ArtifactError where an artifact is damaged.
     """
     client, run_id = MlflowClient(), run.info.run_id
@@ -35,9 +36,9 @@ def log_tagger(run: Run, tagger: str, metric: str, card: str, earlier: list[Logg
         saved = _save(run, tagger, Path(folder))
         (saved / "model_card.md").write_text(card, encoding="utf-8")
         # mlflow.pyfunc.log_model would open the run again, and change when it ended.
-        begun = [model for model in earlier if model.name == NAME]
+        begun = [model for model in cut_off if model.name == NAME]
         model = begun[0] if begun else client.create_logged_model(run.info.experiment_id, NAME, run_id)
-        client.set_logged_model_tags(model.model_id, {NOTE: card})
+        client.set_logged_model_tags(model.model_id, {NOTE: description(card)})
         _complete(saved / "MLmodel", run_id, model.model_id)
         client.log_model_artifacts(model.model_id, str(saved))
     if model.model_id not in [output.model_id for output in run.outputs.model_outputs]:

@@ -22,6 +22,7 @@ LICENCES = {
     "sample": "MIT; written for this project, `support/data/sample`",
 }
 GAP = "\N{NO-BREAK SPACE}" * 3
+LONGEST_DESCRIPTION = 5000  # characters, of MLflow's table
 FEW = 10  # test examples below which a class's figures say little
 
 CARD = """\
@@ -91,6 +92,12 @@ def model_card(run: Run, name: str, metric: str, is_tagger: bool) -> str:
         params=_table(["param", "value"], sorted(run.data.params.items())),
         by_class=by_class,
     )
+
+
+def description(card: str) -> str:
+    """Return what a page that has the heading already, and takes LONGEST_DESCRIPTION characters, shows of a card."""
+    about = card.partition("\n\n")[2]
+    return about if len(about) <= LONGEST_DESCRIPTION else about[:LONGEST_DESCRIPTION].rpartition("\n")[0]
 
 
 def _by_class(run: Run) -> tuple[str, str]:

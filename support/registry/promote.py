@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from support.registry.export import log_tagger
-from support.registry.model_card import model_card
+from support.registry.model_card import description, model_card
 from support.tracking.runs import (
     NoRunError,
     RecordError,
@@ -25,7 +25,6 @@ from support.tracking.runs import (
 from support.tracking.store import EXPERIMENT, store_lock
 
 ALIAS = "champion"
-LONGEST_DESCRIPTION = 5000  # characters, of MLflow's table
 
 
 class PromotionError(ValueError):
@@ -125,16 +124,10 @@ def _registered(run: Run, name: str, metric: str) -> str:
     except RecordError:
         tagger = None  # logged by MLflow's calls alone
     if not whole and tagger is None:
-        raise PromotionError(
-            f"Run {run_id} keeps no model. Log it within the run, as mlflow.sklearn.log_model(model, name='model') does."
-        )
+        raise PromotionError(f"Run {run_id} keeps no model. Log it within the run, as mlflow.sklearn.log_model does.")
     card = model_card(run, name, metric, is_tagger=tagger is not None)
     model = whole[0] if whole else log_tagger(run, tagger, metric, card, models)
-    # Without the heading, which the page has. A long list of classes is cut, at a line's end.
-    about = card.partition("\n\n")[2]
-    if len(about) > LONGEST_DESCRIPTION:
-        about = about[:LONGEST_DESCRIPTION].rpartition("\n")[0]
     earlier = [each for each in client.search_model_versions(f"run_id = '{run_id}'") if each.name == name]
     version = earlier[0] if earlier else mlflow.register_model(model.model_uri, name)
-    client.update_model_version(name, version.version, about)
+    client.update_model_version(name, version.version, description(card))
     return version.version

@@ -264,3 +264,11 @@ def test_every_kind_of_run_of_the_readers_own_is_promoted_and_loads_by_name(runs
 def test_one_run_is_registered_under_two_names_by_one_model(runs) -> None:
     assert promote(runs["rules"]).source == promote(runs["rules"], name="second").source
     assert len(mlflow.get_run(runs["rules"]).outputs.model_outputs) == 1
+
+
+def test_a_long_card_is_cut_for_mlflows_pages_and_whole_in_the_model(runs) -> None:
+    with mlflow.start_run(runs["rules"]):
+        mlflow.log_params({f"param {n}": "x" * 200 for n in range(60)})
+    version = promote(runs["rules"])
+    assert 4000 < len(version.description) <= 5000 and version.description.endswith("|")
+    assert len(Path(files_of(version), "model_card.md").read_text(encoding="utf-8")) > 12_000
