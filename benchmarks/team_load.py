@@ -31,10 +31,11 @@ import psutil
 import psycopg2
 
 from benchmarks.store import fill
-from support.team import keeper
-from support.team import server as team
-from support.tracking import training_run as tracking
-from support.tracking.store import PROJECT_DIR
+from support import team, tracking
+from support.config import PROJECT_DIR
+from support.team import server as team_server
+from support.team.processes import family
+from support.tracking.store import EXPERIMENT
 
 SIZES, CLIENTS, SECONDS, LOOKUPS = (10_000, 100_000), (1, 4, 16), 8, 20
 EPOCHS, BATCH = 10, 1000
@@ -125,7 +126,7 @@ def cpu_seconds(server) -> dict[str, float]:
     used = {"mlflow": 0.0, "postgres": 0.0}
     postmaster = int((server.folder / "postgres" / "postmaster.pid").read_text().split()[0])
     for name, processes in (
-        ("mlflow", keeper.family(server.folder, "mlflow")),
+        ("mlflow", family(server.folder, "mlflow")),
         ("postgres", [psutil.Process(postmaster), *psutil.Process(postmaster).children()]),
     ):
         for process in processes:
@@ -144,9 +145,7 @@ def copy(database: Path, server, experiment_id: str, known: set[str]) -> set[str
         for table in FILLED:
             found = source.execute(f"SELECT * FROM {table}")
             columns = [column[0] for column in found.description]
-            run, experiment = (
-                columns.index(c) if c in columns else None for c in ("run_uuid", "experiment_id")
-            )
+            run, experiment = (columns.index(c) if c in columns else None for c in ("run_uuid", "experiment_id"))
             text = io.StringIO()
             writer = csv.writer(text)
             for row in found:
@@ -182,7 +181,7 @@ def main() -> None:
         tracking.connect()
         of_sqlite = tracking.set_experiment()
         database, served, known = Path(folder) / "mlflow.db", Path(folder) / "served.db", set()
-        command, settings = team.service()
+        command, settings = team_server.service()
         sqlite = settings | {"MLFLOW_BACKEND_STORE_URI": f"sqlite:///{served}"}
         with team.open() as postgres:
             with postgres.admin.logged_in():
@@ -194,7 +193,7 @@ def main() -> None:
                 with closing(sqlite3.connect(database)) as source:
                     best = source.execute(BEST).fetchone()[0]
                 shutil.copy(database, served)
-                with patch.object(team, "service", lambda: (command, sqlite)), team.open() as server:
+                with patch.object(team_server, "service", lambda: (command, sqlite)), team.open() as server:
                     measure("SQLite", server, size, best, logged, batched, found)
                 measure("PostgreSQL", postgres, size, best, logged, batched, found)
     RESULTS.write_text(report(logged, batched, found), encoding="utf-8")
@@ -207,7 +206,7 @@ def measure(name: str, server, size: int, best: str, logged: list, batched: list
     with server.admin.logged_in():
         member = team.add_user(f"member-{size}")
         experiment_id = tracking.set_experiment(of_load)
-        for experiment in (tracking.EXPERIMENT, of_load):
+        for experiment in (EXPERIMENT, of_load):
             team.grant(member.name, experiment, "EDIT")
     found[name, size] = look_up(member, best)
     print(name, "best run:", found[name, size], flush=True)

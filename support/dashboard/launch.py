@@ -73,48 +73,60 @@ def prove(state: dict) -> None:
 def start(folder: Path, uri: str, address: dict, token: str | None, login: tuple[str, str]) -> dict:
     """Start a server at the port and the secret of `address`, and return its state. Raise DashboardError."""
     tunnel.stop(folder / "ngrok.yml")  # of a server that was killed
-    log, artifacts = (
-        folder / "server.log",
-        store.artifact_location(uri) or (folder.parent / "artifacts").as_uri(),
-    )
+    artifacts = store.artifact_location(uri) or (folder.parent / "artifacts").as_uri()
     login = {"user": login[0], "password": login[1]}
     # The key names the server in the state file before it can say which process it is.
     known = {"key": secrets.token_hex(8), "store": uri, "port": address["port"], "secret": address["secret"]}
     told = known | login | {"folder": str(folder), "artifacts": artifacts, "token": token}
     told["hosts"] = hosts_of(address["port"])
     lease.write_private(folder / "state.json", known)
+    environment = {name: value for name, value in os.environ.items() if name != "NGROK_AUTHTOKEN"}
+    try:
+        _, said = start_process(SERVER, told, folder / "server.log", START_TIMEOUT, environment)
+        state = known | said | (login if said["public"] else {})
+        lease.write_private(folder / "state.json", state)
+    except BaseException:  # an interrupt too: leave nothing half open
+        (folder / "state.json").unlink(missing_ok=True)
+        raise
+    return state
+
+
+def start_process(
+    command: list[str], told: dict, log: Path, timeout: float, environment: dict
+) -> tuple[subprocess.Popen, dict]:
+    """Start a process that outlives this one, tell it a line of JSON, and return it and the line it answers.
+
+    What else it prints goes to `log`. Raise DashboardError where it does not answer in `timeout` seconds.
+    """
     with log.open("w") as file:
         process = subprocess.Popen(
-            SERVER,
+            command,
             cwd=PROJECT_DIR,
-            env={name: value for name, value in os.environ.items() if name != "NGROK_AUTHTOKEN"},
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=file,
             start_new_session=True,  # an interrupt in the notebook does not reach it
         )
-    deadline = time.monotonic() + START_TIMEOUT
-    too_late = threading.Timer(START_TIMEOUT, process.kill)  # a pipe is read without a timeout
+    deadline = time.monotonic() + timeout
+    too_late = threading.Timer(timeout, process.kill)  # a pipe is read without a timeout
     too_late.start()
     try:
         with contextlib.suppress(BrokenPipeError):  # it has died: its log says why
             process.stdin.write(json.dumps(told).encode() + b"\n")
             process.stdin.close()
-        if not (said := process.stdout.readline()):
-            slow = f"did not start in {START_TIMEOUT} s. Open it again when this machine is less busy."
-            why = slow if time.monotonic() > deadline else "died while it started."
-            raise DashboardError(f"MLflow's server {why} {tail(log)}")
-        state = known | json.loads(said)
-        lease.write_private(folder / "state.json", state | login if state["public"] else state)
-    except BaseException:  # an interrupt too: leave nothing half open
+        if line := process.stdout.readline():
+            return process, json.loads(line)
+        slow = f"did not start in {timeout} s. Open it again when this machine is less busy."
+        why = slow if time.monotonic() > deadline else "died while it started."
+        raise DashboardError(f"MLflow's server {why} {tail(log)}")
+    except BaseException:  # an interrupt too
         process.kill()
-        (folder / "state.json").unlink(missing_ok=True)
         raise
     finally:
         too_late.cancel()
         process.stdout.close()
         threading.Thread(target=process.wait, daemon=True).start()  # so that it leaves no zombie
-    return lease.read(folder / "state.json")
 
 
 def wait_for_end(folder: Path, state: dict) -> int:

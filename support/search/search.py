@@ -36,16 +36,16 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from support.tracking import checksums as artifacts
-from support.lineage import lineage
-from support.tracking import provenance
-from support.search import plots as search_plots
-from support.tracking import training_run as tracking
 from support.data.corpus import Splits
+from support.lineage import lineage
 from support.models.linear import LinearParams
 from support.models.params import Checked, Params
+from support.search import plots as search_plots
 from support.search.space import Space
 from support.search.worker import Party, helpers, search_folder, search_lock
+from support.tracking import checksums as artifacts
+from support.tracking import provenance
+from support.tracking import training_run as tracking
 
 KEY = "search.key"  # the tag by which the same call finds its parent run again
 MEASURED = ["val_f1", "val_precision", "val_recall"]

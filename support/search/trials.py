@@ -26,11 +26,11 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from support.tracking import orphans as ghosts
-from support.models import kinds as models
-from support.tracking import provenance
 from support.data.corpus import Splits
+from support.models import kinds as models
 from support.search.space import Space
+from support.tracking import orphans as ghosts
+from support.tracking import provenance
 from support.tracking.store import let_go
 
 # What bad params can do to a training. Anything else, such as a lost store, ends the search.

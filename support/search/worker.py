@@ -26,13 +26,13 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial
 from sqlalchemy import NullPool, create_engine
 
-from support.lineage import lineage
-from support.tracking import training_run as tracking
 from support.dashboard.contact import tell
 from support.data.corpus import Splits
+from support.lineage import lineage
 from support.search.space import Space
-from support.tracking.store import PROJECT_DIR, database_of, stores_dir
 from support.search.trials import RUNNING, WAITING, Worker, is_stale, lay_ghosts, open_study, outcomes, plan
+from support.tracking import training_run as tracking
+from support.tracking.store import PROJECT_DIR, database_of, stores_dir
 
 GRACE = 20  # seconds that a helper gets to come to its end
 

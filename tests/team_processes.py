@@ -1,4 +1,4 @@
-"""What the team's tests share: members as processes, and a network that loses answers."""
+"""Members as processes of their own, and a network that loses answers."""
 
 import http.client
 import os
@@ -14,12 +14,14 @@ import mlflow
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from small import SMALL
 
-from support.data.corpus import SAMPLE_DIR, load_projects, split
+from support import tracking
+from support.data.corpus import SAMPLE_DIR, load_projects
+from support.data.splits import split
 from support.models.params import Params
-from support.tracking import training_run as tracking
 
-PARAMS = Params(embedding_dim=16, num_filters=8, filter_sizes=[1, 2, 3], hidden_dim=16, lr=0.01, num_epochs=4)
+PARAMS = Params(num_epochs=4, **SMALL)
 METRICS = ("train_loss", "val_loss")
 
 
@@ -112,7 +114,7 @@ class Relay(BaseHTTPRequestHandler):
 
 @contextmanager
 def lossy_network(url: str):
-    """Give an address that leads to `url`, and what was asked there: kind of request -> times."""
+    """Yield an address that leads to `url`, and what was asked there: kind of request -> times."""
     handler = type("Handler", (Relay,), {"server_url": url, "asked": Counter()})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as relay:
         threading.Thread(target=relay.serve_forever, daemon=True).start()
