@@ -50,7 +50,7 @@ def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | Non
     """
     store.connect(stores_dir)
     ranked = runs.best_runs(experiment, "f1", max_results=MAX_RUNS)
-    best, params = ranked[0], differing_params(ranked)
+    best, params = ranked[0], runs.differing_params(ranked)
     shown, curves = (
         params[:MAX_PARAMS],
         [run for run in ranked if "val_loss" in run.data.metrics][:MAX_CURVES],
@@ -91,12 +91,6 @@ def page(title: str, parts: list[str]) -> str:
         + "\n".join(parts)
         + f"<footer>Written {made} from MLflow {mlflow.__version__}.</footer></body></html>"
     )
-
-
-def differing_params(ranked: list[Run]) -> list[str]:
-    """Return the params that are not the same in all runs that have them; first those that most runs have."""
-    values = pd.DataFrame([run.data.params for run in ranked])
-    return sorted(values.columns[values.nunique() > 1], key=lambda name: (-values[name].count(), name))
 
 
 def table_of(ranked: list[Run], params: list[str]) -> pd.DataFrame:

@@ -8,16 +8,14 @@ opened it, and no longer than they asked: see `support.dashboard.lease`.
 """
 
 import html
-import json
 import os
 from pathlib import Path
-from urllib.parse import quote
 
 import mlflow
 from filelock import FileLock, Timeout
 
 from support import config
-from support.dashboard import checks, launch, lease
+from support.dashboard import checks, launch, lease, links
 from support.tracking import remote, runs, store
 
 LOCK_TIMEOUT = 120  # seconds for another notebook that opens a dashboard on the same stores
@@ -27,7 +25,7 @@ class Dashboard:
     """A running dashboard: where it is, what it shows, and how to close it. Made by `open`."""
 
     def __init__(self, url: str, view: str, experiment: str, login=(None, None), folder=None, state=None):
-        self.url, self.view, self.experiment = url, view, experiment
+        self.url, self.view, self.experiment, self.metric = url, view, experiment, "f1"
         self.user, self.password = login
         self.local_url = launch.url_of(state) if state else url
         self._folder: Path = folder
@@ -50,23 +48,7 @@ class Dashboard:
     @property
     def links(self) -> dict[str, str]:
         """Straight to what one wants to see, as far as there are comparable runs: name -> URL."""
-        experiment = runs.find_experiment(self.experiment)
-        if experiment is None:
-            return {"all experiments": f"{self.url}/#/experiments"}
-        page = f"{self.url}/#/experiments/{experiment.experiment_id}/runs"
-        training = "workflowType=machine_learning"  # else the page shows what is for language model apps
-        by_f1 = f"orderByKey={quote('metrics.`f1`')}&orderByAsc=false"
-        links = {"runs, best F1 first": f"{page}?{training}&{by_f1}"}
-        try:
-            top = [run.info.run_id for run in runs.best_runs(self.experiment, "f1", max_results=3)]
-        except runs.NoRunError:
-            return links
-        links["the best run's charts"] = f"{page}/{top[0]}/model-metrics?{training}"
-        links["the best run's artifacts"] = f"{page}/{top[0]}/artifacts?{training}"
-        if len(top) > 1:
-            which = f"runs={quote(json.dumps(top))}&experiments={quote(json.dumps([experiment.experiment_id]))}"
-            links["the top runs compared"] = f"{self.url}/#/compare-runs?{which}&{training}"
-        return links
+        return links.links_to(self.url, self.experiment, self.metric)
 
     def show(self, height: int = 600) -> None:
         """Show the runs below the cell: in a frame of `height` pixels, or as links where a frame is not safe.
@@ -140,20 +122,21 @@ def open(
     password: str | None = None,
     auto_close: float | None = None,
     port: int | None = None,
+    metric: str = "f1",
 ) -> Dashboard:
     """Open a dashboard on the stores, or find the one that runs, and say which view it is and why.
 
     The view is an ngrok tunnel when there is a token (NGROK_AUTHTOKEN in the environment or in Colab's
     secrets; with `share=True` it asks for one), else Colab's own port proxy on Colab, else an address that
     only this machine reaches, with a secret in it as in Jupyter's. `share=False` opens no tunnel, token or
-    not. Where a tunnel fails, the view falls back and says why. `auto_close` is in seconds. `port` must be
-    free when given. Raise DashboardError when the server does not start, or another notebook is at it for
-    too long.
+    not. Where a tunnel fails, the view falls back and says why. `auto_close` is in seconds. `port` must be free
+    when given. `metric` is what the links rank the runs by. Raise DashboardError when the server does not start,
+    or another notebook is at it for too long.
     """
     uri = store.connect(stores_dir)
     if remote.is_server(uri):
         view = "Your team's server, because MLFLOW_TRACKING_URI names it."
-        return announce(Dashboard(remote.without_login(uri).rstrip("/"), view, experiment))
+        return announce(Dashboard(remote.without_login(uri).rstrip("/"), view, experiment), metric)
     login = checks.credentials(user, password)
     token = None if share is False else checks.find_token(ask=bool(share))
     database = store.database_of(uri)
@@ -165,7 +148,7 @@ def open(
         with FileLock(folder / "lock", LOCK_TIMEOUT):  # two notebooks that open at once get one dashboard
             state = launch.find_or_start(folder, uri, port, token, login)
         lease.write(leases, auto_close)  # whose time starts now
-        return announce(choose_view(state, experiment, folder, token, share))
+        return announce(choose_view(state, experiment, folder, token, share), metric)
     except BaseException as error:  # an interrupt too: leave nothing half open
         if is_first:
             lease.own(leases).unlink(missing_ok=True)
@@ -193,7 +176,9 @@ def choose_view(state: dict, experiment: str, folder: Path, token: str | None, s
     return Dashboard(launch.url_of(state, host), view, experiment, login, folder, state)
 
 
-def announce(board: Dashboard) -> Dashboard:
-    """Print which view a dashboard is, and why; return the dashboard."""
+def announce(board: Dashboard, metric: str) -> Dashboard:
+    """Print which view a dashboard is, and why; return the dashboard, whose links rank by the metric."""
+    board.metric = metric
+    links.save_views(board.experiment, metric)
     print(board.view)
     return board

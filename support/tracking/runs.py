@@ -166,6 +166,12 @@ def runs_table(
     return pd.DataFrame(rows, pd.Index([run.info.run_id for run in runs], name="run_id"))
 
 
+def differing_params(alike: list[Run]) -> list[str]:
+    """Return the params that are not the same in all runs that have them; first those that most runs have."""
+    values = pd.DataFrame([run.data.params for run in alike])
+    return sorted(values.columns[values.nunique() > 1], key=lambda name: (-values[name].count(), name))
+
+
 def seconds_of(run: Run) -> float | None:
     """Return what the training took, or else the run; None for a run without an end."""
     if "training_seconds" in run.data.metrics:

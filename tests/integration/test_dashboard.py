@@ -1,5 +1,6 @@
 """The dashboard as one opens it: views, links and who gets in. Two real openings; stand-ins for the rest."""
 
+import html
 import json
 import subprocess
 import sys
@@ -201,15 +202,27 @@ def test_links_lead_to_comparable_runs_and_to_no_other(stand_in, stores):  # noq
     links = board.links
     assert list(links) == [
         "runs, best F1 first",
-        "the best run's charts",
-        "the best run's artifacts",
-        "the top runs compared",
+        "the best run's curves",
+        "a picture of the best run",
+        "the runs compared",
     ]
     assert all(link.startswith(local("/#/")) for link in links.values())
-    assert ids[0] in links["the best run's charts"] and ids[0] in links["the best run's artifacts"]
-    assert all(run_id in links["the top runs compared"] for run_id in ids)
+    assert ids[0] in links["the best run's curves"] and ids[0] in links["a picture of the best run"]
+    assert links["a picture of the best run"].partition("?")[0].endswith("/artifacts/plots/learning_curves.png")
     assert unfinished.info.run_id not in str(links)
-    assert links["the best run's charts"] in board._repr_html_()
+    assert html.escape(links["the best run's curves"]) in board._repr_html_()
+
+
+def test_what_the_links_show_is_kept_with_the_experiment(stand_in, stores):  # noqa: F811
+    make_runs(stores)
+    dashboard.open()
+    tags = runs.find_experiment(runs.EXPERIMENT).tags
+    table = json.loads(tags["mlflow.sharedViewState.support-table"])
+    assert table["selectedColumns"][:3] == ["metrics.`f1`", "metrics.`precision`", "metrics.`recall`"]
+    assert {"params.`lr`", "params.`num_filters`"} <= set(table["selectedColumns"])
+    assert (table["orderByKey"], table["orderByAsc"]) == ("metrics.`f1`", False)
+    compared = json.loads(tags["mlflow.sharedViewState.support-compared"])
+    assert {chart["type"] for chart in compared["compareRunCharts"]} == {"PARALLEL", "BAR"}
 
 
 @pytest.mark.parametrize("name", ["опыты", 'it\'s #1? 50% "a" <b> $x^$', "実験"])
@@ -217,7 +230,7 @@ def test_any_name_of_an_experiment_works_in_links(stand_in, stores, name):  # no
     store.connect()
     experiment_id = store.set_experiment(name)
     board = dashboard.open(experiment=name)
-    assert f"/experiments/{experiment_id}/runs" in board.links["runs, best F1 first"]
+    assert f"/experiments/{experiment_id}/runs" in board.links["all runs"]
     assert "<b>" not in board._repr_html_()
 
 

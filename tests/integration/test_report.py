@@ -13,6 +13,7 @@ from mlflow.entities import Param
 
 from support.dashboard import report
 from support.tracking import runs, store
+from support.tracking.runs import differing_params
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_another_kind_of_model_has_no_curve_and_params_of_its_own(stores):
     best = log(runs.EXPERIMENT, "tfidf", 0.9, {"C": 10})
     ranked = runs.best_runs()
     assert ranked[0].info.run_id == best
-    params = report.differing_params(ranked)
+    params = differing_params(ranked)
     assert params == ["lr", "num_filters"], "C has one value only"
     panels = report.params_against_f1(ranked, params).axes
     assert [len(panel.collections[0].get_offsets()) for panel in panels] == [2, 2]
@@ -123,7 +124,7 @@ def test_hundreds_of_params_end_in_a_few_and_a_word_on_the_rest(stores):
     assert "68 more are left out" in words and "p011" in words and "p012" not in words
     wide = pd.DataFrame({f"p{i}": [0, 1] for i in range(720)}).astype(str).to_dict("records")
     ranked = [type("Run", (), {"data": type("Data", (), {"params": params})}) for params in wide]
-    assert len(report.differing_params(ranked)) == 720
+    assert len(differing_params(ranked)) == 720
 
 
 def test_no_run_is_explained(stores):

@@ -8,7 +8,6 @@ import fake_ngrok
 import pytest
 from browser import CHROMIUM, DRIVER, chromium, click, find, go, picture_is_there, run_order, wait
 from dashboard_parts import make_runs, ngrok, stores  # noqa: F401
-from selenium.webdriver.common.by import By
 
 from support import dashboard
 
@@ -68,33 +67,21 @@ def test_a_reader_sees_it_in_a_frame_and_a_guest_through_the_tunnel(
         click(driver, "=Visit Site")
         wait(driver, lambda d: d.title.endswith("MLflow"))
 
-        # The runs table, in the order of creation, then by F1, as a person sorts it.
-        runs, _, query = links["runs, best F1 first"].partition("?")
-        go(driver, f"{runs}?workflowType=machine_learning")
-        assert run_order(driver, ids) == ids[::-1]
-        click(driver, "[data-testid='sort-select-dropdown']")
-        click(driver, "[data-testid='sort-select-f1']")
+        # The runs, best first, with their F1; then two of them compared.
+        go(driver, links["runs, best F1 first"])
         wait(driver, lambda d: run_order(d, ids) == ids)
-
-        # The link does the same at once.
-        go(driver, f"{runs}?{query}")
-        wait(driver, lambda d: run_order(d, ids) == ids)
-
-        # Two runs, compared.
+        for heading in ("f1", "precision", "recall", "num_filters"):
+            find(driver, f"={heading}")
         for run_id in ids[:2]:
             click(driver, f"[row-id='{run_id}'] .ag-selection-checkbox")
         click(driver, "=Compare")
         find(driver, "=Comparing 2 Runs from 1 Experiment")
 
-        # The best run, its charts, and a picture among its artifacts.
-        go(driver, links["the best run's charts"])
-        find(driver, "=best_val_loss")
-        wait(driver, lambda d: len(d.find_elements(By.CSS_SELECTOR, ".js-plotly-plot")) >= 3)
-        go(driver, links["the best run's artifacts"])
-        click(driver, "=plots")
-        click(driver, "=learning_curves.png")
+        # One curve of both losses, a picture, and the comparison by F1: at first sight.
+        go(driver, links["the best run's curves"])
+        find(driver, "=val_loss vs train_loss")
+        go(driver, links["a picture of the best run"])
         wait(driver, picture_is_there)
-
-        # The comparison that the notebook links to.
-        go(driver, links["the top runs compared"])
-        find(driver, "=Comparing 3 Runs from 1 Experiment")
+        go(driver, links["the runs compared"])
+        find(driver, "=Compared by f1")
+        find(driver, "=Parallel Coordinates")
