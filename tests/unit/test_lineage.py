@@ -45,3 +45,10 @@ def test_the_same_data_under_another_name_are_the_same(sample_splits) -> None:
     assert data_changes(sample_splits, replace(sample_splits, corpus="other", seed=7)) == {}
     other = replace(sample_splits, train=sample_splits.train.iloc[1:])
     assert set(data_changes(sample_splits, other)) == {"digest", "train split"}
+
+
+def test_the_packages_export_functions_that_share_their_modules_names() -> None:
+    from support import comparison, lineage, registry
+
+    for function in (lineage.resume, lineage.reproduce, lineage.retrain, comparison.diff, registry.promote):
+        assert callable(function) and function.__module__.endswith(f".{function.__name__}")
