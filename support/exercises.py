@@ -15,6 +15,7 @@ from pathlib import Path
 import mlflow
 from mlflow.entities import Run
 
+from support.config import stores_dir
 from support.tracking.runs import why_left_out
 from support.tracking.store import EXPERIMENT, find_experiment
 
@@ -127,6 +128,32 @@ def _own_loop() -> str | None:
 
 
 # Notebook 02
+
+
+@exercise("02a")
+def _description_of_the_experiment() -> str | None:
+    found = find_experiment(EXPERIMENT)
+    return None if found and found.tags.get("mlflow.note.content") else "`baselines` has no description yet."
+
+
+@exercise("02b")
+def _filtered() -> str | None:
+    wanted = {
+        run.info.run_id for run in runs(where="metrics.f1 > 0.6") if 0 < float(run.data.params.get("lr", "nan")) < 0.001
+    }
+    tagged = {run.info.run_id for run in runs(where="tags.filtered = 'yes'")}
+    if not wanted:
+        return (
+            "There is no run with an F1 over 0.6 and a learning rate under 0.001 yet: train one, as notebook 01 does."
+        )
+    return None if tagged == wanted else f"{len(wanted ^ tagged)} run(s) have the tag wrongly, or lack it."
+
+
+@exercise("02c")
+def _report_of_another_experiment() -> str | None:
+    reports = [path.name for path in stores_dir().glob("report-*.html")]
+    others = [name for name in reports if not name.startswith(f"report-{EXPERIMENT}")]
+    return None if others else "There is no report of another experiment in the stores folder."
 
 
 # Notebook 03

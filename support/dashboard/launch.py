@@ -51,7 +51,13 @@ def find_or_start(folder: Path, uri: str, port: int | None, token: str | None, l
         end(folder, state)
     address, problem = state or {"port": free_port(port), "secret": secrets.token_urlsafe(18)}, ""
     for given in (token, None):
-        state = start(folder, uri, address, given, login)
+        try:
+            state = start(folder, uri, address, given, login)
+        except DashboardError as error:
+            if port is not None or "in use" not in str(error):
+                raise
+            address["port"] = free_port(0)  # another program was faster at the usual one
+            state = start(folder, uri, address, given, login)
         try:
             prove(state)
             break

@@ -19,13 +19,15 @@ import time
 from hmac import compare_digest
 from pathlib import Path
 
+import mlflow
 from filelock import FileLock, Timeout
 
 from support.dashboard import checks, lease, tunnel
-from support.tracking import orphans
+from support.tracking import alerting, orphans
 
 STORE, ARTIFACT_ROOT = "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_ARTIFACT_ROOT"
 GRACE = 2  # seconds that requests under way get to finish
+LOOK = 5  # seconds between two looks for runs whose process was killed
 LOCAL_FRAMES = "'self' http://127.0.0.1:* http://localhost:*"
 COLAB_FRAMES = "'self' https://colab.research.google.com https://*.googleusercontent.com"
 
@@ -153,6 +155,13 @@ def open_tunnel(config: dict) -> tuple[str | None, str]:
         return None, str(error)
 
 
+def report_killed_runs(uri: str, stopped: threading.Event) -> None:
+    """Look every few seconds for runs whose process was killed, and send their alerts: it cannot do so itself."""
+    mlflow.set_tracking_uri(uri)
+    while not stopped.wait(LOOK):
+        alerting.at_killed_runs()
+
+
 def serve(config: dict, running: list) -> None:
     """Do what stands at the top, and answer requests; put uvicorn's server into `running`."""
     listener = socket.create_server(("127.0.0.1", config["port"]), backlog=128)
@@ -177,7 +186,11 @@ def serve(config: dict, running: list) -> None:
     report = {"server": orphans.this_process(), "public": public, "problem": problem, "hosts": hosts}
     print(json.dumps(report), flush=True)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # from here on everything printed is log
+    stopped = threading.Event()
+    threading.Thread(target=report_killed_runs, args=(config["store"], stopped), daemon=True).start()
     running[0].run(sockets=[listener])
+    stopped.set()
+    alerting.at_killed_runs()  # of the notebook with whose end this server ends
 
 
 def main() -> None:

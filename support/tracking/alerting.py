@@ -11,9 +11,12 @@ import math
 import os
 from urllib.parse import urlsplit
 
+import mlflow
 import requests
 from mlflow import MlflowClient
 from mlflow.entities import Run
+
+from support.tracking.orphans import end_orphans
 
 WEBHOOK, TAG, ENDS = "ALERT_WEBHOOK", "support.alert", "support.alerts"
 TIMEOUT = 5  # seconds for the webhook to answer
@@ -49,6 +52,12 @@ def at_end(run: Run, status: str) -> None:
     """Alert at the end of a run that was started with alerts on."""
     if ENDS in run.data.tags:
         send(run, WORDS[status])
+
+
+def at_killed_runs() -> None:
+    """Set the runs of dead processes to KILLED, and alert at those that were started with alerts on."""
+    for run_id in end_orphans():
+        at_end(mlflow.get_run(run_id), "KILLED")
 
 
 def send(run: Run, what: str) -> None:
