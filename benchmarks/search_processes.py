@@ -7,16 +7,14 @@ import os
 import time
 from tempfile import TemporaryDirectory
 
-from support.data.corpus import about, load_projects, split
-from support.search import search
-from support.tracking import training_run as tracking
+from support import data, search, tracking
 
 
 def main() -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
-    projects = load_projects()
-    print(about(projects))
-    splits, trials = split(projects), sum(space.trials for space in search.SPACES.values())
+    projects = data.load_projects()
+    print(data.about(projects))
+    splits, trials = data.split(projects), sum(space.trials for space in search.SPACES.values())
     for workers in (1, 2):
         with TemporaryDirectory() as folder:
             tracking.connect(folder)

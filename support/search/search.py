@@ -1,73 +1,61 @@
 """Search for good params with Optuna: a parent run, a child run a trial, as many processes as one likes.
 
-    run_id = search.search(splits, search.SPACES, workers=2)
-    search.trials(run_id)                                        # a table, best first
-    tracking.train_and_log(search.best_params(run_id), splits)   # the best one as a run of its own
+A metric on the validation split is sought; no trial sees the test split. The same call goes on where the
+search was killed, interrupted or out of time, and returns the same run at once when all is tried. On another
+machine, with the same MLFLOW_TRACKING_URI and `storage`, the same call takes part.
 
-What is sought is the F1 on the validation split; no trial sees the test split. The same call goes on where it
-was killed, interrupted or out of time; when all is tried it gives the same run at once. On another machine,
-with the same MLFLOW_TRACKING_URI and `storage`, the same call takes part.
-
-The studies are in Optuna's RDB storage, a SQLite file beside the store unless `storage` names a database. Of
-the three storages that several processes can share, it is the one that a killed process does not harm:
-- JournalStorage's file stays locked for 30 s when its owner is killed, and is not readable after half a line.
-- mlflow.optuna's MlflowStorage asks the store for all trials, one by one, whenever one is suggested or may be
-  pruned, and takes a run that was KILLED for a pruned one. A trial of 15 epochs costs 2.7 s of CPU time for
-  that, among 30 of them; here 0.1 s.
-Optuna warns of SQLite with many processes. For those there is PostgreSQL, in another database than MLflow's,
-since both keep their version in a table of the same name.
+Optuna's studies are in a SQLite file beside the store, unless `storage` names a PostgreSQL database. That is
+another one than MLflow's, since both keep their version in a table of the same name.
 """
 
 import hashlib
 import json
+import os
 import re
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import Any
+from warnings import catch_warnings
 
 import mlflow
 import pandas as pd
-from mlflow import MlflowClient
 from mlflow.entities import Run
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
-from optuna.distributions import FloatDistribution, IntDistribution
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from optuna.distributions import FloatDistribution as Float
+from optuna.distributions import IntDistribution as Int
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
+from sqlalchemy import NullPool, create_engine
+from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from support.data.corpus import Splits
-from support.lineage import lineage
+from support.config import stores_dir
+from support.data.splits import Splits
 from support.models.linear import LinearParams
-from support.models.params import Checked, Params
-from support.search import plots as search_plots
+from support.models.params import Params
+from support.search import plots
 from support.search.space import Space
-from support.search.worker import Party, helpers, search_folder, search_lock
-from support.tracking import checksums as artifacts
-from support.tracking import provenance
-from support.tracking import training_run as tracking
+from support.search.worker import Worker, helpers, open_workers, search_lock, work
+from support.tracking.orphans import this_process
+from support.tracking.provenance import log_context
+from support.tracking.runs import params_of
+from support.tracking.store import EXPERIMENT, database_of, set_experiment
+from support.tracking.training_run import start_run
 
-KEY = "search.key"  # the tag by which the same call finds its parent run again
-MEASURED = ["val_f1", "val_precision", "val_recall"]
-COLUMNS = ["trial", "outcome", *MEASURED, "seconds"]  # and the params
-TICK = 0.5  # seconds between two looks at what the helpers do
+KEY = "support.search"  # the tag by which the same call finds its parent run again
 # On one core a linear trial takes about 3 s, a CNN's about 7: less than a minute in all for two workers.
 SPACES = {
     "linear": Space(
         LinearParams(),
-        {
-            "C": FloatDistribution(0.3, 100, log=True),
-            "word_ngrams": IntDistribution(1, 3),
-            "char_ngrams": IntDistribution(3, 6),
-        },
+        {"C": Float(0.3, 100, log=True), "word_ngrams": Int(1, 3), "char_ngrams": Int(3, 6)},
         trials=12,
     ),
     "cnn": Space(
         Params(lr=1e-3, num_epochs=20, patience=5),
         {
-            "lr": FloatDistribution(3e-4, 5e-3, log=True),
-            "dropout_p": FloatDistribution(0.2, 0.7),
-            "num_filters": IntDistribution(64, 256, step=64),
+            "lr": Float(3e-4, 5e-3, log=True),
+            "dropout_p": Float(0.2, 0.7),
+            "num_filters": Int(64, 256, step=64),
         },
         trials=4,
     ),
@@ -75,7 +63,7 @@ SPACES = {
 
 
 class SearchError(RuntimeError):
-    """The search brought nothing. Says why."""
+    """The search has measured nothing. Says why."""
 
 
 def search(
@@ -87,133 +75,140 @@ def search(
     seed: int = 1234,
     name: str = "search",
     storage: str | None = None,
+    experiment: str | None = None,
+    metric: str = "f1",
 ) -> str:
-    """Try what `spaces` hold, one space after the other, and give the parent run's id.
+    """Try what `spaces` hold, one space after the other, and return the parent run's id.
 
-    A space is left early when `patience` trials brought nothing better, and all of it after so many seconds.
-    This process is the first worker; the others are processes of their own. One worker finds the same every
-    time, as far as the seconds suffice. Raises SearchError when no trial was measured.
+    The best has the highest `metric` on the validation split. A space is left early when `patience` trials
+    brought nothing better, and all of it after so many seconds. This process is the first worker; the others
+    are processes of their own. One worker finds the same every time, as far as the seconds suffice. Without
+    `experiment` it is the one that was set, else `baselines`. Raise SearchError when no trial was measured.
     """
     if workers < 1 or seconds <= 0 or patience < 1 or not spaces:
         raise ValueError("A search needs a worker or more, some seconds, some patience and a space.")
-    storage = storage or f"sqlite:///{(search_folder() / 'searches.db').as_posix()}"
-    if not storage.startswith(("sqlite:", "postgresql")):
-        raise ValueError("The storage is the URL of a SQLite or PostgreSQL database.")
-    # Without a driver's name SQLAlchemy would look for another than the one that is installed.
-    storage = re.sub("^postgresql:", "postgresql+psycopg2:", storage)
     config = {
-        "parent_id": _parent_of(splits, spaces, seed, name, storage),
         "spaces": {space_name: space.to_dict() for space_name, space in spaces.items()},
         "seed": seed,
         "patience": patience,
-        "storage": storage,
-        "until": time.time() + seconds,
+        "metric": metric,
+        "storage": _storage(storage),
+        "until": time.monotonic() + seconds,  # the same clock in all processes of a machine
+        "owner": this_process(),
     }
-    party = Party(splits, config)
-    run = mlflow.get_run(config["parent_id"])
-    if run.info.status == "FINISHED" and party.ended() and party.is_over():
-        print("This search is over already.")
-        return run.info.run_id
-    with tracking.start_run(run_id=run.info.run_id):
-        if provenance.DATA not in artifacts.digests_of(run):
-            tracking.describe_run(splits)
-            mlflow.log_params({"seed": seed, "patience": patience})
-            mlflow.log_dict(config["spaces"], "spaces.json")
-        with _progress(party, run.info.run_id) as tell, helpers(workers - 1, config) as started:
-            party.work(tell)
-            while any(helper.poll() is None for helper in started):
-                time.sleep(TICK)
-                tell()
-            party.work(tell)  # what a helper may have left by dying
-        _summarise(party, run.info.run_id)
-    return run.info.run_id
+    if experiment or not (os.environ.get("MLFLOW_EXPERIMENT_ID") or os.environ.get("MLFLOW_EXPERIMENT_NAME")):
+        set_experiment(experiment or EXPERIMENT)
+    with catch_warnings(action="ignore", category=ExperimentalWarning):
+        with search_lock(config["storage"]):
+            config["parent_id"] = run_id = _parent(splits, config, name)
+            own = open_workers(config, splits)
+        if mlflow.get_run(run_id).info.status == "FINISHED" and all(worker.is_over() for worker in own):
+            print("This search is over already.")
+            return run_id
+        total = sum(space.trials for space in spaces.values())
+        with start_run(run_id=run_id), tqdm(total=total, unit="trial", file=sys.stdout) as bar:
+
+            def tell(*_: object) -> None:
+                ended = [trial for worker in own for trial in worker.ended()]
+                values = [trial.value for trial in ended if trial.state == TrialState.COMPLETE]
+                if values and len(ended) > bar.n:
+                    bar.set_postfix({f"best val_{metric}": f"{max(values):.3f}"}, refresh=False)
+                    mlflow.log_metric(f"best_val_{metric}", max(values), step=len(ended))
+                bar.update(len(ended) - bar.n)
+
+            with helpers(workers - 1, own):
+                work(own, tell)
+            _summarise(own, splits, run_id, metric)
+    return run_id
 
 
 def trials(run_id: str) -> pd.DataFrame:
-    """Give the trials of a search, best first: a row each, indexed by the child's run id.
+    """Return the trials of a search, best first: a row each, indexed by the child's run id.
 
-    `outcome` is measured, pruned, failed, cut off, or running. Params that a trial has not are missing.
+    `outcome` is measured, pruned, failed, cut off, or running. Params that a trial does not have are missing.
     """
-    rows = {
-        run.info.run_id: {
-            "trial": run.info.run_name,
-            "outcome": _outcome(run),
-            **{name: run.data.metrics.get(name) for name in MEASURED},
-            "seconds": (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None,
-            **run.data.params,
-        }
-        for run in _children(run_id)
-    }
-    table = pd.DataFrame(list(rows.values()), pd.Index(list(rows), name="run_id"), None if rows else COLUMNS)
-    return table.sort_values("val_f1", ascending=False, kind="stable")
+    sought = f"val_{mlflow.get_run(run_id).data.params['metric']}"
+    figures = list(dict.fromkeys([sought, "val_precision", "val_recall"]))
+    rows = []
+    for run in _children(run_id):
+        row = {"run_id": run.info.run_id, "trial": run.info.run_name, "space": run.data.tags.get("space")}
+        ended = {"FINISHED": run.data.tags.get("outcome"), "FAILED": "failed", "KILLED": "cut off"}
+        row["outcome"] = ended.get(run.info.status, "running")
+        row |= {name: run.data.metrics.get(name) if row["outcome"] == "measured" else None for name in figures}
+        row["seconds"] = (run.info.end_time - run.info.start_time) / 1000 if run.info.end_time else None
+        rows.append(row | run.data.params)
+    columns = None if rows else ["run_id", "trial", "space", "outcome", *figures, "seconds"]
+    table = pd.DataFrame(rows, columns=columns).set_index("run_id")
+    return table.sort_values(sought, ascending=False, kind="stable")
 
 
-def best_params(run_id: str, space: str | None = None) -> Checked:
-    """Give the params with the highest validation F1, of one space or of all. Raises SearchError for none."""
-    measured = [run for run in _children(run_id) if _outcome(run) == "measured"]
-    measured = [run for run in measured if space in (None, run.data.tags["space"])]
-    if not measured:
+def best_params(run_id: str, space: str | None = None) -> Any:
+    """Return the params with the highest metric on the validation split, of one space or of all.
+
+    Raise SearchError where no trial was measured.
+    """
+    table = trials(run_id)
+    measured = table[(table.outcome == "measured") & (table.space == (space or table.space))]
+    if measured.empty:
         where = f" in the space {space!r}" if space else ""
         raise SearchError(f"The search {run_id} has measured no trial{where}.")
-    return lineage.params_of(max(measured, key=lambda run: run.data.metrics["val_f1"]))
+    return params_of(mlflow.get_run(measured.index[0]))
 
 
-def _parent_of(splits: Splits, spaces: dict[str, Space], seed: int, name: str, storage: str) -> str:
-    """Give the id of the parent run: that of the same call before, or a new one."""
-    sought = {space_name: {**space.to_dict(), "trials": None} for space_name, space in spaces.items()}
-    said = json.dumps([name, splits.digest, seed, sought], sort_keys=True)
-    key = hashlib.sha256(said.encode()).hexdigest()[:16]
-    experiment_id = tracking.set_experiment()
-    with search_lock(storage):
-        found = MlflowClient().search_runs([experiment_id], f"tags.`{KEY}` = '{key}'", max_results=1)
-        if found:
-            return found[0].info.run_id
-        with mlflow.start_run(run_name=name, tags={KEY: key, **provenance.process_tags()}) as run:
-            return run.info.run_id
+def _storage(url: str | None) -> str:
+    """Return the URL of the studies' database. Raise ValueError for one that cannot be used."""
+    if url is None:
+        database = database_of(mlflow.get_tracking_uri())
+        folder = database.parent if database else stores_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{(folder / 'searches.db').as_posix()}"
+    if not url.startswith(("sqlite:", "postgresql")):
+        raise ValueError("The storage is the URL of a SQLite or PostgreSQL database.")
+    # Without a driver's name SQLAlchemy would look for another than the one that is installed.
+    url = re.sub("^postgresql:", "postgresql+psycopg2:", url)
+    try:
+        create_engine(url, poolclass=NullPool).connect().close()
+    except SQLAlchemyError as error:
+        raise ValueError(f"The storage cannot be opened: {error.args[0]} Check its address and its login.") from None
+    return url
 
 
-@contextmanager
-def _progress(party: Party, run_id: str) -> Iterator[Callable[[], None]]:
-    """Give a function that brings a progress bar, and the parent's curve of the best F1, up to date."""
-    total = sum(worker.space.trials for worker in party.workers)
-    with tqdm(total=total, initial=len(party.ended()), unit="trial", file=sys.stdout) as bar:
-
-        def tell() -> None:
-            ended = party.ended()
-            if len(ended) == bar.n:
-                return
-            bar.update(len(ended) - bar.n)
-            values = [trial.value for trial in ended if trial.state == TrialState.COMPLETE]
-            if values:
-                bar.set_postfix(best_val_f1=f"{max(values):.3f}")
-                MlflowClient().log_metric(run_id, "best_val_f1", max(values), step=len(ended))
-
-        yield tell
-        tell()
+def _parent(splits: Splits, config: dict[str, Any], name: str) -> str:
+    """Return the id of the parent run: that of the same call before, or a new one. Call it under the lock."""
+    spaces = {space: {**values, "trials": None} for space, values in config["spaces"].items()}
+    call = json.dumps([name, splits.digest, config["seed"], config["metric"], spaces], sort_keys=True)
+    key = hashlib.sha256(call.encode()).hexdigest()[:16]
+    found = mlflow.search_runs(filter_string=f"tags.`{KEY}` = '{key}'", output_format="list")
+    if found:
+        return found[0].info.run_id
+    with start_run(name) as run:
+        log_context(splits)
+        mlflow.log_params({"seed": config["seed"], "metric": config["metric"]})
+        mlflow.log_dict(config["spaces"], "spaces.json")
+        mlflow.set_tag(KEY, key)  # last: whoever finds the run finds all of this
+    return run.info.run_id
 
 
-def _summarise(party: Party, run_id: str) -> None:
-    """Log to the parent run how many trials ended how, and the plots. Raises SearchError for no figure."""
-    states = Counter(trial.state for trial in party.ended())
-    mlflow.log_metrics({f"trials_{state.name.lower()}": count for state, count in states.items()})
-    if not states[TrialState.COMPLETE]:
-        raise SearchError(
-            f"No trial was measured, and {states[TrialState.FAIL]} failed: the children of run {run_id} say "
-            "why. Where there are none, give the search more seconds."
-        )
-    studies = {worker.name: worker.study for worker in party.workers}
-    for name, figure in search_plots.draw(studies).items():
-        mlflow.log_figure(figure, f"plots/{name}.png")
-
-
-def _outcome(run: Run) -> str:
-    if run.info.status == "KILLED":
-        return "pruned" if run.data.tags.get("pruned") else "cut off"
-    return {"FINISHED": "measured", "FAILED": "failed"}.get(run.info.status, "running")
+def _summarise(workers: list[Worker], splits: Splits, run_id: str, metric: str) -> None:
+    """Log to the parent run how the trials ended, and the pictures. Raise SearchError for no value."""
+    table = trials(run_id)
+    outcomes = dict(table.outcome.value_counts())
+    mlflow.log_metrics({f"trials_{name.replace(' ', '_')}": count for name, count in outcomes.items()})
+    counted = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "none begun"
+    if "measured" not in outcomes:
+        errors = [run.data.tags["error"] for run in _children(run_id) if "error" in run.data.tags]
+        why = f"The first error is {errors[0]}" if errors else "Give it more seconds"
+        raise SearchError(f"The search {run_id} has measured no trial ({counted}). {why}.")
+    best = f"Best val_{metric}: {table[f'val_{metric}'].iloc[0]:.3f}, {table.trial.iloc[0]}."
+    mlflow.set_tag(MLFLOW_RUN_NOTE, f"A search on the {splits.corpus} corpus. Trials: {counted}. {best}")
+    for worker in workers:
+        for picture, figure in plots.draw(worker.study, worker.name, f"val_{metric}").items():
+            path = f"plots/{worker.name}-{picture}.png"
+            mlflow.log_figure(figure, path, save_kwargs={"bbox_inches": "tight"})
 
 
 def _children(run_id: str) -> list[Run]:
-    """Give the runs of a search's trials, oldest first."""
+    """Return the runs of a search's trials, oldest first."""
     return mlflow.search_runs(
         [mlflow.get_run(run_id).info.experiment_id],
         f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'",

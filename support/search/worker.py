@@ -1,159 +1,259 @@
-"""The processes of a search: each has a worker a space, and takes what waits.
+"""One process of a search: Optuna's `study.optimize` on a study a space, and a child run of MLflow a trial.
 
-    with helpers(1, config):          # a process of its own, which takes part
-        Party(splits, config).work()  # and so does this one
+The studies lie in a database, so any number of processes may work on them. Optuna suggests params (TPE), prunes,
+and notices by heartbeats that the process of a trial is gone. Such a trial is tried again.
 
-`config` says all that a process must know, in values that JSON can hold: parent_id, spaces, seed, patience,
-storage, until. A helper reads it from its standard input, and the data from the parent run. When that input
-ends, because the process that started it is done or dead, it ends after the epoch or linear model it is at.
+A child run ends FINISHED with the tag `outcome`: measured, or pruned (given up early). FAILED: its training raised
+the `error`; Optuna takes it for pruned, and avoids its like. KILLED: it was cut off, and another takes its place.
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from tempfile import TemporaryFile
-from typing import IO
+from typing import Any
+from warnings import catch_warnings
 
 import mlflow
+import numpy as np
+import optuna
 import torch
-from filelock import FileLock
-from optuna.trial import FrozenTrial
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import NullPool, create_engine
 
-from support.dashboard.contact import tell
-from support.data.corpus import Splits
-from support.lineage import lineage
+from support.config import PROJECT_DIR
+from support.data.splits import Splits
+from support.models.params import name_of, resolve
 from support.search.space import Space
-from support.search.trials import RUNNING, WAITING, Worker, is_stale, lay_ghosts, open_study, outcomes, plan
-from support.tracking import training_run as tracking
-from support.tracking.store import PROJECT_DIR, database_of, stores_dir
+from support.tracking import orphans, remote, runs, store
+from support.tracking.training_run import start_run
 
-GRACE = 20  # seconds that a helper gets to come to its end
+HEARTBEAT, GRACE = 5, 30  # seconds between two heartbeats, and from the last one until a trial counts as lost
+ENDED, RUNNING = (TrialState.COMPLETE, TrialState.PRUNED), (TrialState.RUNNING,)
 
 
-class Party:
-    """What one process does in a search: a worker for each space, until the time is up or it is deserted."""
+class CutOff(KeyboardInterrupt):
+    """The search's time is up, or what it belongs to is gone. A training does not catch it by mistake."""
 
-    def __init__(self, splits: Splits, config: dict, deserted: Callable[[], bool] = lambda: False) -> None:
-        def stop() -> bool:
-            return deserted() or time.time() > config["until"]
 
-        parent_id, seed, patience = (config[name] for name in ("parent_id", "seed", "patience"))
-        self.lock, self.patience, self.workers = search_lock(config["storage"]), patience, []
-        for name, values in config["spaces"].items():
-            space = Space.from_dict(values)
-            with self.lock:
-                study = open_study(config["storage"], f"{parent_id}/{name}")
-                plan(study, space)
-            self.workers.append(Worker(study, name, space, splits, parent_id, self.lock, seed, patience, stop))
+@dataclass(frozen=True)
+class Worker:
+    """One process's part in the search of one space. `config` is what `search` tells all processes."""
 
-    def work(self, tell: Callable[[], None] = lambda: None) -> None:
-        """Try all that waits, and what dead processes left; call `tell` after each trial."""
-        for worker in self.workers:
-            with self.lock:
-                lay_ghosts(worker.study)
-            worker.work(tell)
+    name: str
+    space: Space
+    study: optuna.Study
+    splits: Splits
+    config: dict[str, Any]
 
-    def is_over(self) -> bool:
-        """Tell whether there is nothing left to try."""
-        return not any(
-            worker.study.get_trials(deepcopy=False, states=(*WAITING, *RUNNING))
-            and not is_stale(worker.study, self.patience)
-            for worker in self.workers
-        )
+    def stop(self) -> bool:
+        """Return whether the time is up, or the process that this one helps is gone."""
+        return time.monotonic() > self.config["until"] or orphans.is_gone(self.config["owner"])
 
     def ended(self) -> list[FrozenTrial]:
-        """Give the trials of all spaces that are over."""
-        return [trial for worker in self.workers for trial in outcomes(worker.study)]
+        """Return the trials that were measured, pruned or failed."""
+        return self.study.get_trials(deepcopy=False, states=ENDED)
+
+    def running(self) -> list[FrozenTrial]:
+        """Return the trials that a process works on."""
+        return [t for t in self.study.get_trials(deepcopy=False, states=RUNNING) if "process" in t.user_attrs]
+
+    def has_room(self) -> bool:
+        """Return whether there is a trial to begin: some are left, and the last ones brought something."""
+        values = [t.value if t.state == TrialState.COMPLETE else -math.inf for t in self.ended()]
+        patient = not values or len(values) - 1 - int(np.argmax(values)) < self.config["patience"]
+        return patient and len(values) + len(self.running()) < self.space.trials
+
+    def is_over(self) -> bool:
+        """Return whether there is no trial to begin, and no process works on one."""
+        return not self.has_room() and not self.running()
+
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Let `study.optimize` end where there is nothing to do."""
+        if self.stop() or not self.has_room():
+            study.stop()
+
+    def objective(self, trial: Trial) -> float:
+        """Return the metric on the validation split for params that Optuna suggests, from a child run."""
+        trial.set_user_attr("process", orphans.this_process())
+        place = sum(other.number < trial.number for other in self.ended() + self.running())
+        if self.stop() or place >= self.space.trials:  # another process took the last one
+            raise CutOff
+        # The params follow from the seed and the trials before, however often the search is resumed.
+        seed = np.random.SeedSequence([self.config["seed"], place]).generate_state(1)[0]
+        self.study.sampler = optuna.samplers.TPESampler(seed=int(seed))
+        tags = {"space": self.name, "corpus": self.splits.corpus, "split_seed": self.splits.seed}
+        how = {"nested": True, "parent_run_id": self.config["parent_id"], "log_system_metrics": False}
+        with start_run(f"{self.name}-{trial.number}", tags=tags, **how) as run:
+            trial.set_user_attr("run_id", run.info.run_id)
+            try:
+                value = self.measure(trial)
+                trial.set_user_attr("value", value)
+                mlflow.set_tag("outcome", "measured")
+                return value
+            except optuna.TrialPruned:
+                mlflow.set_tag("outcome", "pruned")
+            except (mlflow.MlflowException, StorageInternalError):  # a store is gone, which ends the search
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a training raises, the search goes on
+                mlflow.set_tag("error", f"{type(error).__name__}: {error}"[:500])
+                mlflow.end_run("FAILED")
+        raise optuna.TrialPruned
+
+    def measure(self, trial: Trial) -> float:
+        """Train, log the metrics of the validation split, and return the one that is sought."""
+        params, metric = self.space.suggest(trial), self.config["metric"]
+        mlflow.set_tags({runs.TRAIN: params.trained_by, runs.PARAMS_TYPE: name_of(type(params))})
+        mlflow.log_params(asdict(params))
+        mlflow.log_dict(asdict(params), runs.PARAMS)
+
+        def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+            mlflow.log_metrics(metrics, step=epoch)
+            if self.stop():
+                raise CutOff
+            value = metrics.get(f"val_{metric}", -metrics.get("val_loss", math.nan))  # the study maximises
+            if math.isfinite(value):
+                trial.report(value, epoch)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        # No trial sees the test split: what is measured on it is measured on the validation split.
+        result = resolve(params.trained_by)(params, replace(self.splits, test=self.splits.val), on_epoch=on_epoch)
+        given = result if isinstance(result, dict) else result.performance["overall"]
+        metrics = {f"val_{name}": given[name] for name in (metric, "precision", "recall") if name in given}
+        metrics |= {name: value for name, value in given.items() if name.startswith("val_")}
+        value = float(metrics.get(f"val_{metric}", math.nan))
+        if not math.isfinite(value):
+            raise ValueError(f"{params.trained_by} gave {value} as val_{metric}, which is no finite number.")
+        mlflow.log_metrics(metrics)
+        return value
+
+
+def open_workers(config: dict[str, Any], splits: Splits) -> list[Worker]:
+    """Return a worker for each space, whose study is made if need be. Call it under `search_lock`."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it announces each trial
+    storage = optuna.storages.RDBStorage(
+        config["storage"],
+        engine_kwargs={"connect_args": {"timeout": 60}} if config["storage"].startswith("sqlite") else {},
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE,
+        heartbeat_stale_trial_callback=take_over,
+    )
+    workers, how = [], {"storage": storage, "direction": "maximize", "load_if_exists": True}
+    for name, values in config["spaces"].items():
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=3)
+        study = optuna.create_study(study_name=f"{config['parent_id']}/{name}", pruner=pruner, **how)
+        workers.append(Worker(name, Space.from_dict(values), study, splits, config))
+        alive = study.get_trials(deepcopy=False, states=(*ENDED, *RUNNING, TrialState.WAITING))
+        if not any("fixed_params" in trial.system_attrs for trial in alive):
+            study.enqueue_trial(workers[-1].space.first())
+    return workers
+
+
+def work(workers: list[Worker], tell: Callable[..., None] = lambda *_: None) -> None:
+    """Try what there is to try until all is over or the time is up; call `tell` after each trial.
+
+    A process that finds nothing to begin waits for the others, and takes over what they leave by dying.
+    """
+    while left := [worker for worker in workers if not (worker.stop() or worker.is_over())]:
+        end_lost(left)
+        if ready := next((worker for worker in left if worker.has_room()), None):
+            try:
+                ready.study.optimize(ready.objective, catch=(CutOff,), callbacks=[tell, ready.after_trial])
+            except ValueError as error:
+                # This process slept, as laptops do. Its trial counts as lost and is tried again.
+                if "Cannot tell a FAIL trial" not in str(error):
+                    raise
+        else:
+            time.sleep(0.5)
+            tell()
+
+
+def end_lost(workers: list[Worker]) -> None:
+    """Take over the trials of dead processes: those of this machine at once, of others when they count as lost."""
+    for study in [worker.study for worker in workers]:
+        optuna.storages.fail_stale_trials(study)
+        for trial in study.get_trials(states=RUNNING):
+            if orphans.is_gone(trial.user_attrs.get("process", "")):
+                try:
+                    lost = study.tell(trial.number, state=TrialState.FAIL)
+                except (ValueError, UpdateFinishedTrialError):  # another process was faster
+                    continue
+                take_over(study, lost)
+
+
+def take_over(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Try the trial of a dead process again. Where its run has ended, only tell the study what came of it."""
+    found, trial.user_attrs = trial.user_attrs, {}  # the next try has another process and run
+    run = mlflow.get_run(found["run_id"]) if "run_id" in found else None
+    if run and run.info.status in ("FINISHED", "FAILED"):
+        state = TrialState.COMPLETE if "value" in found else TrialState.PRUNED
+        how = {"params": trial.params, "distributions": trial.distributions, "value": found.get("value")}
+        return study.add_trial(optuna.create_trial(state=state, **how))
+    if run and run.info.status == "RUNNING":
+        mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
+    # Not more than three times: it may be the trial that kills its process.
+    optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)(study, trial)
 
 
 @contextmanager
-def helpers(count: int, config: dict) -> Iterator[list[subprocess.Popen]]:
-    """Start so many processes that take part, and end them in any case."""
-    environment = {"MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "STORES_DIR": str(stores_dir())}
-    with ExitStack() as stack:
-        started = []
-        for _ in range(count):
-            log = stack.enter_context(TemporaryFile())
-            helper = subprocess.Popen(
-                [sys.executable, "-m", "support.search.worker"],
-                cwd=PROJECT_DIR,
-                env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                process_group=0,  # an interrupt is for the notebook, which then ends its helpers
-            )
-            stack.callback(_end, helper, log)
-            tell(helper, config)
-            started.append(helper)
-        yield started
-        # What comes after this is the helpers' end.
+def search_lock(storage: str) -> Iterator[None]:
+    """Let one process at a time make runs and studies: of this machine, or of all that share PostgreSQL."""
+    if storage.startswith("sqlite"):
+        with store.store_lock(storage):
+            yield
+    else:
+        with create_engine(storage, poolclass=NullPool).connect() as connection:  # the lock ends with it
+            connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext('support.search'))")
+            yield
 
 
-def search_folder() -> Path:
-    """Give the folder of the store, where the studies are too; stores/ for a server's."""
-    database = database_of(mlflow.get_tracking_uri())
-    return database.parent if database else stores_dir()
+@contextmanager
+def helpers(count: int, workers: list[Worker]) -> Iterator[None]:
+    """Start so many processes that take part, and end them in any case. When this process dies, they end too, after
+    the epoch or model that they are at. The config may hold a password, so it goes through their standard input.
+    """
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from support.search.worker import take_part; take_part()"]
+    how = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "cwd": PROJECT_DIR, "env": environment}
+    told, started = json.dumps({**workers[0].config, "path": sys.path}).encode() + b"\n", []
+    with ExitStack() as logs:
+        try:
+            for _ in range(count):
+                log = logs.enter_context(TemporaryFile())
+                # In a group of its own: an interrupt is for the notebook, which then ends its helpers.
+                helper = subprocess.Popen(command, bufsize=0, stderr=log, process_group=0, **how)
+                started.append((helper, log))
+                with suppress(BrokenPipeError):  # it died at once
+                    helper.stdin.write(told)
+            yield
+        finally:
+            for helper, log in started:
+                if code := helper.poll():
+                    log.seek(0)
+                    why = log.read().decode(errors="replace").strip().rpartition("\n")[2]
+                    print(f"A helper of the search ended with exit code {code}. {remote.without_login(why)}")
+                helper.kill()  # nothing is lost by that: what it was at is tried again
+                helper.wait()
+            end_lost(workers)
 
 
-class DatabaseLock:
-    """A lock that holds for all machines: PostgreSQL keeps it as long as its connection lasts."""
-
-    def __init__(self, storage: str) -> None:
-        self.engine = create_engine(storage, poolclass=NullPool)
-
-    def __enter__(self) -> None:
-        self.connection = self.engine.connect()
-        self.connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext('searches'))")
-
-    def __exit__(self, *_) -> None:
-        self.connection.close()
-
-
-def search_lock(storage: str) -> AbstractContextManager:
-    """Give what lets one process at a time change the studies: of this machine, or of all that share them."""
-    if not storage.startswith("sqlite:"):
-        return DatabaseLock(storage)
-    folder = search_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "searches.lock")
-
-
-def _end(helper: subprocess.Popen, log: IO[bytes]) -> None:
-    helper.stdin.close()
-    try:
-        helper.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        helper.kill()
-        helper.wait()
-    if helper.returncode:
-        log.seek(0)
-        why = log.read().decode(errors="replace").strip().rpartition("\n")[2]
-        print(f"A helper of the search ended with exit code {helper.returncode}. {why}")
-
-
-def main() -> None:
-    """Take part in the search that standard input tells of, until the input ends."""
+def take_part() -> None:
+    """Take part in the search that the first line of standard input tells of."""
     config = json.loads(sys.stdin.readline())
-    deserted = threading.Event()
-
-    def listen() -> None:
-        sys.stdin.read()
-        deserted.set()
-
-    threading.Thread(target=listen, daemon=True).start()
+    sys.path[:] = config["path"]  # it imports what the notebook can import
     torch.set_num_threads(1)
-    tracking.connect()
-    splits = lineage.splits_of(mlflow.get_run(config["parent_id"]))
-    Party(splits, config, deserted.is_set).work()
-
-
-if __name__ == "__main__":
-    main()
+    store.connect()
+    parent = mlflow.get_run(config["parent_id"])
+    mlflow.set_experiment(experiment_id=parent.info.experiment_id)
+    with catch_warnings(action="ignore", category=ExperimentalWarning):
+        with search_lock(config["storage"]):
+            workers = open_workers(config, runs.splits_of(parent))
+        work(workers)
