@@ -24,18 +24,7 @@ from support.dashboard import lease
 START_TIMEOUT = 20  # seconds for the agent to connect to ngrok's cloud
 INSTALL = "Install it from https://ngrok.com/download and set PYNGROK_NGROK_PATH to it."
 TOKEN = "Copy the present one from https://dashboard.ngrok.com/get-started/your-authtoken into NGROK_AUTHTOKEN."
-REMEDIES = {
-    "4018": f"ngrok wants an authtoken. {TOKEN}",
-    "105": f"the authtoken does not look like one of ngrok's. {TOKEN}",
-    "107": f"ngrok does not accept the authtoken: it was revoked, or is of no account. {TOKEN}",
-    "108": "this ngrok account has as many agents running as it may. Stop one at "
-    "https://dashboard.ngrok.com/agents, or close the other notebook's dashboard.",
-    "121": "the ngrok agent on this machine is too old. Run `ngrok update`.",
-    "334": "this account's ngrok address is in use by another tunnel. Close that one first: "
-    "https://dashboard.ngrok.com/endpoints shows it.",
-    "725": "this account has used up its ngrok traffic for the month. Look at the local dashboard.",
-    "3200": "the tunnel is gone: ngrok no longer knows its address. Call dashboard.open() again.",
-}
+ABOUT_THE_TOKEN = {"105", "107", "4018"}
 
 
 class TunnelError(RuntimeError):
@@ -43,13 +32,14 @@ class TunnelError(RuntimeError):
 
 
 def explain(text: str, secrets: tuple[str, ...] = ()) -> TunnelError:
-    """Return what ngrok says as an error with a remedy. None of `secrets` appears in it."""
-    for code in re.findall(r"ERR_NGROK_(\d+)", text):
-        if code in REMEDIES:
-            return TunnelError(f"{REMEDIES[code]} (ERR_NGROK_{code})")
+    """Return what ngrok says as an error, with what to do. None of `secrets` appears in it."""
+    code = re.search(r"ERR_NGROK_(\d+)", text)
+    do = f"See https://ngrok.com/docs/errors/{code[0].lower()}." if code else ""
+    do = TOKEN if code and code[1] in ABOUT_THE_TOKEN else do
     for secret in secrets:
         text = text.replace(secret, "...")
-    return TunnelError(f"ngrok says: {' '.join(text.split())}")
+    text = " ".join(text.replace("\\n", " ").split())  # the agent's log writes the end of a line as \n
+    return TunnelError(f"ngrok says: {text} {do}")
 
 
 def start(port: int, token: str, user: str, password: str, config: Path) -> str:
@@ -80,22 +70,16 @@ def start(port: int, token: str, user: str, password: str, config: Path) -> str:
         too_late.start()
         upstream = f"http://127.0.0.1:{port}"
         url = ngrok.connect(upstream, pyngrok_config=settings, name="dashboard", traffic_policy=policies).public_url
-    except exception.PyngrokNgrokInstallError as error:
-        raise TunnelError(f"the ngrok agent is not here and cannot be downloaded ({error}). {INSTALL}") from error
+    except (exception.PyngrokNgrokInstallError, OSError) as error:
+        raise TunnelError(f"the ngrok agent is not to be had or does not start ({error}). {INSTALL}") from error
     except exception.PyngrokError as error:
         if time.monotonic() > deadline:
             raise TunnelError(
                 f"the ngrok agent found no way to ngrok's cloud in {START_TIMEOUT} s. Is there a "
                 "network, and does a firewall let connect.ngrok-agent.com through?"
             ) from error
-        said = [
-            str(error),
-            getattr(error, "body", ""),
-            *(log.line for log in getattr(error, "ngrok_logs", [])),
-        ]
-        raise explain("\n".join(said), (token, password)) from error
-    except OSError as error:
-        raise TunnelError(f"the ngrok agent cannot be started ({error}). {INSTALL}") from error
+        said = getattr(error, "ngrok_error", None) or getattr(error, "body", None) or str(error)
+        raise explain(said, (token, password)) from error
     finally:
         too_late.cancel()
         del os.environ["NGROK_AUTHTOKEN"]

@@ -383,11 +383,11 @@ def test_a_taken_port_is_explained():
 @pytest.mark.parametrize(
     ("token", "sentence"),
     [
-        ("4018", "ngrok wants an authtoken"),
-        ("105", "does not look like one"),
-        ("107", "it was revoked"),
-        ("108", "as many agents running as it may"),
-        ("334", "in use by another tunnel"),
+        ("4018", "verified account and authtoken."),
+        ("105", "does not look like a proper"),
+        ("107", "but it is invalid"),
+        ("108", "limited to 1 simultaneous ngrok agent"),
+        ("334", "already online"),
         ("http", "without encryption"),
         ("unlocked", "asks for no password"),
     ],
@@ -397,7 +397,8 @@ def test_a_broken_tunnel_is_explained_and_ended(stores, ngrok, tmp_path, monkeyp
     with launch.socket.create_server(("127.0.0.1", 0)) as listener:  # which does not answer yet
         config = {"folder": tmp_path, "port": listener.getsockname()[1], "token": token}
         public, problem = server.open_tunnel({**config, "user": "reader", "password": PASSWORD})
-    assert public is None and sentence in problem and "Your authtoken" not in problem and PASSWORD not in problem
+    assert public is None and sentence in problem and PASSWORD not in problem
+    assert ("into NGROK_AUTHTOKEN" in problem) == (token in ("4018", "105", "107"))
     assert not wait_for_none(tmp_path, 1) and not (tmp_path / "ngrok.yml").exists()
 
 
@@ -411,11 +412,11 @@ def test_an_agent_that_is_silent_or_cannot_be_had_is_explained(stores, ngrok, mo
         start_agent(tmp_path, "silent")
     assert not wait_for_none(tmp_path, 1)
     ngrok.chmod(0o600)
-    with pytest.raises(TunnelError, match="cannot be started"):
+    with pytest.raises(TunnelError, match="does not start"):
         start_agent(tmp_path)
     monkeypatch.setenv("PYNGROK_NGROK_PATH", str(tmp_path / "none" / "ngrok"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no network, at once
-    with pytest.raises(TunnelError, match="cannot be downloaded"):
+    with pytest.raises(TunnelError, match="not to be had"):
         start_agent(tmp_path)
 
 

@@ -104,6 +104,28 @@ def test_one_that_hangs_is_replaced_at_the_same_address(stores, tmp_path, capsys
     assert "cannot be used, so a new one opens" in capsys.readouterr().out
 
 
+def test_a_tunnel_opens_anew_at_the_same_local_address_and_one_that_changes_hosts_is_given_up(
+    stores,  # noqa: F811
+    ngrok,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
+    local = dashboard.open(share=False)
+    monkeypatch.setenv("NGROK_AUTHTOKEN", "good")
+    shared = dashboard.open()
+    assert shared.local_url == local.url and shared.url.startswith("https://")
+    only(tmp_path, "agent").send_signal(signal.SIGUSR1)
+    with pytest.raises(dashboard.TunnelError, match="ERR_NGROK_3200"):
+        shared.check()
+    assert checks.fetch(local.url + "/")[0] == 200
+    monkeypatch.setenv("NGROK_AUTHTOKEN", "rewrite")  # an edge that changes the Host header
+    again = dashboard.open()
+    assert "refuses what its own page sends" in again.view and again.url == local.url and again.password is None
+    assert roles(tmp_path) == ["server"]
+    again.close()
+
+
 def test_a_kernel_that_restarts_or_shuts_down_leaves_nothing(stores, ngrok, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("NGROK_AUTHTOKEN", "good")
     manager = KernelManager(kernel_name="python3")

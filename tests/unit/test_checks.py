@@ -78,7 +78,7 @@ def test_what_lets_others_in_or_shows_something_else_is_not(serve, changed, mess
     ("text", "message"),
     [
         ("Invalid Host header", "refuses what its own page sends"),
-        ("ERR_NGROK_3200", r"the tunnel is gone.*ERR_NGROK_3200"),
+        ("offline. ERR_NGROK_3200", r"offline.*errors/err_ngrok_3200"),
         ("", "does not show MLflow"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_tunnel_is_closed_only_if_it_asks_for_a_password_each_time(serve):
     for answer in (lambda *_: (200, ""), lambda path, origin: (200 if origin else 401, "")):
         with pytest.raises(TunnelError, match=r"asks for no password \(HTTP 200\)"):
             checks.prove_closed(serve(answer))
-    with pytest.raises(TunnelError, match="the tunnel is gone"):
+    with pytest.raises(TunnelError, match="errors/err_ngrok_3200"):
         checks.prove_closed(serve(lambda *_: (404, "ERR_NGROK_3200")))
 
 
@@ -144,10 +144,11 @@ def test_a_weak_login_is_refused(user, password):
         checks.credentials(user, password)
 
 
-def test_an_error_of_ngroks_gets_its_remedy_and_shows_no_secret():
-    assert str(tunnel.explain("it failed ... ERR_NGROK_108")).endswith("dashboard. (ERR_NGROK_108)")
-    unknown = tunnel.explain("it failed with token-1 and pass-word-1 ERR_NGROK_9999", ("token-1", "pass-word-1"))
-    assert str(unknown) == "ngrok says: it failed with ... and ... ERR_NGROK_9999"
+def test_an_error_of_ngroks_says_what_to_do_and_shows_no_secret():
+    error = tunnel.explain("it failed\n with token-1 and pass-word-1\nERR_NGROK_108", ("token-1", "pass-word-1"))
+    about = "https://ngrok.com/docs/errors/err_ngrok_108"
+    assert str(error) == f"ngrok says: it failed with ... and ... ERR_NGROK_108 See {about}."
+    assert "into NGROK_AUTHTOKEN" in str(tunnel.explain("no such token ERR_NGROK_107"))
 
 
 def test_the_token_is_the_environments_and_nobody_is_asked_where_nobody_can_answer(monkeypatch):
