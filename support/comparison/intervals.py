@@ -51,9 +51,14 @@ def interval(predictions: Predictions, metric: str = "f1") -> tuple[float, float
     return _ends(_figures(predictions, metric, _draws(len(predictions.ids))))
 
 
+def comparable(first: Predictions, second: Predictions) -> bool:
+    """Return whether two runs said something of the same examples, with the same targets."""
+    return np.array_equal(first.ids, second.ids) and np.array_equal(first.targets, second.targets)
+
+
 def paired(first: Predictions, second: Predictions, metric: str = "f1") -> Paired:
     """Compare two runs on the same examples. Raise ValueError where they said something of other examples."""
-    if not np.array_equal(first.ids, second.ids) or not np.array_equal(first.targets, second.targets):
+    if not comparable(first, second):
         raise ValueError("The two runs were measured on other examples: train one of them on the other's splits.")
     size = len(first.ids)
     whole, draws = np.ones((1, size)), _draws(size)

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run
 
 from support.comparison import plots
+from support.comparison.intervals import METRICS, comparable, interval, paired
 from support.data.splits import Splits
 from support.tracking.predictions import read_predictions
 from support.tracking.runs import EXPERIMENT, TRAIN, NoRunError, best_run, data_digest, score, seconds_of, why_left_out
@@ -37,12 +38,18 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The `runs`, best first by `metric`, on the `data` in words, and the others' names: reason -> names."""
+    """The `runs`, best first by `metric`, on the `data` in words, and the others' names: reason -> names.
+
+    `intervals` are run id -> metric -> ends of its 95 % interval, of the first SHOWN runs that keep their
+    predictions, and `ties` the ids of those whose difference to the first may be chance.
+    """
 
     runs: list[Run]
     metric: str
     data: str
     names_left_out: dict[str, list[str]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    ties: list[str]
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -52,16 +59,22 @@ class Leaderboard:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a run, by run id. `seconds` are those of the training, else of the whole run; `megabytes`
+        """A row a run, by run id. `low` and `high` are the ends of the test figure's 95 % interval, `ties` says
+        whether it ties with the first; `seconds` are those of the training, else of the whole run; `megabytes`
         those of the model's files; `latency_ms` is of one text. What a run has not logged is missing."""
         index = pd.Index([run.info.run_id for run in self.runs], name="run_id")
-        return pd.DataFrame([_row(run, self.metric) for run in self.runs], index)
+        table = pd.DataFrame([_row(run, self.metric) for run in self.runs], index)
+        ends = [self.intervals.get(run_id, {}).get(self.metric, (np.nan, np.nan)) for run_id in index]
+        table[["low", "high"]] = np.array(ends).reshape(-1, 2)
+        return table.assign(ties=index.isin(self.ties))
 
     def __str__(self) -> str:
         """Say in a sentence or two what is ranked, and what is left out."""
         number = "1 run" if len(self.runs) == 1 else f"{len(self.runs):,} runs"
         order = f"best val_{self.metric} first, or {self.metric} where a run has none"
-        return f"{number} on {self.data}, {order}. {_said(self.left_out)}"
+        tie = "1 run ties" if len(self.ties) == 1 else f"{len(self.ties)} runs tie"
+        chance = f" {tie} with the first (≈): the difference may be chance." if self.ties else ""
+        return f"{number} on {self.data}, {order}.{chance} {_said(self.left_out)}"
 
     def __repr__(self) -> str:
         return f"{self}\n\n{self._shown().to_string()}"
@@ -86,11 +99,14 @@ class Leaderboard:
 
     def _shown(self) -> pd.DataFrame:
         """Return the first rows as text, by rank, with units in the headings."""
-        table = self.table.head(SHOWN).reset_index(drop=True)
-        table.index += 1
+        table = self.table.head(SHOWN)
+        table.index = pd.Index([f"{n} ≈" if tie else f"{n}" for n, tie in enumerate(table.pop("ties"), 1)])
+        table, ids = table.drop(columns=["low", "high"]), [run.info.run_id for run in self.runs[:SHOWN]]
         for name in table:
             write = plots.short if name in ("run", "model") else UNITS.get(name, ("", "{:.3f}"))[1].format
             table[name] = [write(value) if pd.notna(value) else "-" for value in table[name]]
+            ends = [self.intervals.get(run_id, {}).get(name) for run_id in ids]
+            table[name] += [f" ({pair[0]:.2f} to {pair[1]:.2f})" if pair else "" for pair in ends]
         return table.rename(columns={name: heading for name, (heading, _) in UNITS.items()})
 
 
@@ -115,7 +131,7 @@ def rank(splits: Splits | None = None, experiment: str = EXPERIMENT, metric: str
             ranked.append(run)
     # A stable sort: equal ones stay as MLflow returns them, the latest first.
     ranked.sort(key=lambda run: score(run, metric), reverse=True)
-    board = Leaderboard(ranked, metric, _described(ranked, digest), dict(left_out))
+    board = Leaderboard(ranked, metric, _described(ranked, digest), dict(left_out), *_intervals(ranked, metric))
     if missing or not ranked:
         raise NoRunError(f"{missing} {_said(board.left_out)}") from missing
     return board
@@ -131,6 +147,25 @@ def _runs_of(experiment: str) -> list[Run]:
             gc.enable()
     # By id, since a run that starts between two pages moves the last of the first onto the second.
     return list({run.info.run_id: run for run in runs}.values())
+
+
+def _intervals(runs: list[Run], metric: str) -> tuple[dict[str, dict[str, tuple[float, float]]], list[str]]:
+    """Return the intervals of the first runs, and the ids of those that tie with the first on validation."""
+    if metric not in METRICS or not runs:
+        return {}, []
+    kept = {run.info.run_id: {part: read_predictions(run, part) for part in ("val", "test")} for run in runs[:SHOWN]}
+    names = {"val": f"val_{metric}", "test": metric}
+    ends = {
+        run_id: {names[part]: interval(said, metric) for part, said in parts.items() if said}
+        for run_id, parts in kept.items()
+    }
+    first, *others = kept
+    at_first, ties = kept[first]["val"], []
+    for run_id in others:
+        said = kept[run_id]["val"]
+        if at_first and said and comparable(at_first, said) and paired(said, at_first, metric).tie:
+            ties.append(run_id)
+    return ends, ties
 
 
 def _described(runs: list[Run], digest: str | None) -> str:

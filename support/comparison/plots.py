@@ -26,12 +26,15 @@ def short(name: object) -> str:
 def score_against_time(table: pd.DataFrame, metric: str) -> Figure:
     """Show what a score costs: each run of a leaderboard's table by its training time, in seconds.
 
-    The first runs have a colour and their name. Runs on the Pareto front are ringed: no other is as good in
-    the same time or less.
+    The first runs have a colour, their name, and their 95 % interval as a line. Runs on the Pareto front are
+    ringed: no other is as good in the same time or less.
     """
     names = [f"{place} {plain(short(name))}" for place, name in enumerate(table.run, 1)]
     timed = pd.DataFrame({"name": names, "seconds": table.seconds.values, "score": table[metric].values})
-    timed = timed.dropna().astype({"seconds": float, "score": float})
+    timed = timed.assign(**{end: table[end].values if end in table else np.nan for end in ("low", "high")}).dropna(
+        subset=["seconds", "score"]
+    )
+    timed = timed.astype({"seconds": float, "score": float})
     timed["seconds"] = timed.seconds.clip(lower=SHORTEST)
     front = timed[pareto_front(timed.seconds.to_numpy(), timed.score.to_numpy())].sort_values("seconds")
     figure, axes = new_figure(7, 4.2)
@@ -39,6 +42,8 @@ def score_against_time(table: pd.DataFrame, metric: str) -> Figure:
         run.name: axes.scatter(run.seconds, run.score, s=36, color=f"C{number}", zorder=3)
         for number, run in enumerate(timed.head(MOST_NAMED).itertuples(index=False))
     }
+    known = timed.head(MOST_NAMED).dropna()
+    axes.vlines(known.seconds, known.low, known.high, color=GREY, linewidth=1, alpha=0.7)  # 95 % intervals
     if len(others := timed.iloc[MOST_NAMED:]):
         shown[f"{len(others):,} others"] = axes.scatter(others.seconds, others.score, s=12, color=GREY)
     axes.step(front.seconds, front.score, color=GREY, linestyle="--", linewidth=1, where="post", zorder=1)

@@ -8,6 +8,7 @@ splits.digest                           # known again by it: runs on the same sp
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ class Splits:
     aliases: dict[str, list[str]] = field(default_factory=dict)
     cleaning: str = LESSON
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that change when any value, column or place in the splits changes."""
         parts = [_written(getattr(self, name), name)["rows"] for name in PARTS]

@@ -4,11 +4,14 @@ promote()                       # the best run; or promote(run_id)
 mlflow.pyfunc.load_model("models:/tagger@champion").predict(["Transfer learning with BERT"])
 """
 
+import json
+
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelStatus, Run
+from mlflow.entities import LoggedModel, LoggedModelStatus, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from support.registry.export import log_tagger
 from support.registry.model_card import description, model_card
@@ -128,6 +131,20 @@ def _registered(run: Run, name: str, metric: str) -> str:
     card = model_card(run, name, metric, is_tagger=tagger is not None)
     model = whole[0] if whole else log_tagger(run, tagger, metric, card, models)
     earlier = [each for each in client.search_model_versions(f"run_id = '{run_id}'") if each.name == name]
-    version = earlier[0] if earlier else mlflow.register_model(model.model_uri, name)
+    version = earlier[0] if earlier else _new_version(model, run_id, name)
     client.update_model_version(name, version.version, description(card))
     return version.version
+
+
+def _new_version(model: LoggedModel, run_id: str, name: str) -> ModelVersion:
+    """Do what mlflow.register_model does, which writes to the notebook's error output."""
+    client = MlflowClient()
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    version = client.create_model_version(name, model.model_uri, run_id, model_id=model.model_id)
+    links = json.dumps([{"name": name, "version": version.version}])  # from the model's page to the version's
+    client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: links})
+    return version

@@ -55,7 +55,7 @@ def why_left_out(run: Run, metric: str = "f1", digest: str | None = None) -> str
     if figures[0] is None:
         return f"without the metric {metric}"
     if not all(value is None or (math.isfinite(value) and abs(value) < LARGEST) for value in figures):
-        return f"with a {metric} that is no finite number"
+        return f"without a finite {metric}"
     digests = [each.dataset.digest for each in run.inputs.dataset_inputs]
     if not digests:
         return NO_DATA

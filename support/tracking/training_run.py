@@ -152,14 +152,17 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
         provenance.log_context(splits, train_source)
     with log_epochs(values.get("num_epochs")) as on_epoch:
         result = train(params, splits, on_epoch=on_epoch, checkpoint=checkpoint_of(run.info.run_id), **more)
-    if isinstance(result, Trained):
+    if isinstance(result, Trained) and result.interrupted:
+        with TemporaryDirectory() as folder:  # its figures follow when it comes to its end
+            result.save(folder)
+            checksums.log_files(folder)
+        mlflow.end_run("KILLED")
+        print(
+            f"Stopped after epoch {len(result.history)}, with the best weights so far. To go on from here: "
+            f"lineage.resume({run.info.run_id!r})"
+        )
+    elif isinstance(result, Trained):
         log_trained(result, splits)
-        if result.interrupted:
-            mlflow.end_run("KILLED")
-            print(
-                f"Stopped after epoch {len(result.history)}, with the best weights so far. To go on from here: "
-                f"lineage.resume({run.info.run_id!r})"
-            )
     elif isinstance(result, dict):
         NewMetrics()(result)
     elif result is not None:

@@ -76,7 +76,7 @@ def test_a_run_without_a_finite_figure_is_neither_best_nor_deleted(stores, capsy
     delete_runs(all_but_best=1, confirmed=True)
     assert [in_trash(run_id) for run_id in (*good, diverged, bare)] == [False, True, True, False, False]
     said = capsys.readouterr().out
-    assert "diverged (with a f1 that is no finite number)" in said
+    assert "diverged (without a finite f1)" in said
     assert "bare (without the metric f1)" in said
 
 

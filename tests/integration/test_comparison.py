@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.collections import PathCollection
@@ -16,6 +17,7 @@ from support.comparison import diff, rank
 from support.config import stores_dir
 from support.data.splits import Splits
 from support.lineage import reproduce
+from support.tracking.predictions import log_predictions
 from support.tracking.runs import NoRunError, best_run
 from support.tracking.store import connect, set_experiment
 
@@ -83,8 +85,8 @@ def test_a_row_holds_what_the_run_logged_in_readable_units_and_nothing_else(add)
         ({"status": "FAILED", "f1": 0.9}, "failed"),
         ({"status": "KILLED", "f1": 0.9}, "killed"),
         ({"val_f1": 0.9}, "without the metric f1"),
-        ({"f1": math.nan}, "with a f1 that is no finite number"),
-        ({"f1": math.inf}, "with a f1 that is no finite number"),
+        ({"f1": math.nan}, "without a finite f1"),
+        ({"f1": math.inf}, "without a finite f1"),
         ({"f1": 0.9, "digest": None}, "without a recorded dataset"),
         ({"f1": 0.1, "digest": "data 2"}, "on other data"),
     ],
@@ -186,3 +188,28 @@ def test_a_diff_says_why_it_has_no_examples(runs, capsys) -> None:
     assert found.metrics.loc["f1"].isna().tolist() == [True, False, True]
     with pytest.raises(NoRunError, match="not in this store"):
         diff(runs["sgd"], "0" * 32)
+
+
+def test_intervals_stand_beside_the_figures_and_ties_with_the_first_are_marked(add, digits: Splits) -> None:
+    rng = np.random.default_rng(0)
+    hard = {part: rng.random(len(getattr(digits, part))) for part in ("val", "test")}
+
+    def log(name: str, wrong: float) -> str:
+        run_id, figures = add(name, status=None, digest=digits.digest), {}
+        with mlflow.start_run(run_id):
+            for part, metric in (("val", "val_accuracy"), ("test", "accuracy")):
+                true = getattr(digits, part).target.to_numpy()
+                said = np.where(hard[part] < wrong, (true + 1) % 10, true)
+                log_predictions(part, getattr(digits, part), np.eye(10)[said], true, said, range(10))
+                figures[metric] = float(np.mean(said == true))
+            mlflow.log_metrics(figures)
+        return run_id
+
+    ids = [log("first", 0.100), log("as good", 0.115), log("worse", 0.4)]
+    board = rank(digits, metric="accuracy")
+    assert list(board.table.index) == ids
+    assert board.ties == [ids[1]] and list(board.table.ties) == [False, True, False]
+    assert ((board.table.low < board.table.accuracy) & (board.table.accuracy < board.table.high)).all()
+    assert "1 run ties with the first" in str(board)
+    assert f"{board.table.accuracy.iloc[0]:.3f} ({board.table.low.iloc[0]:.2f} to" in repr(board)
+    assert "2 ≈" in board._repr_html_()

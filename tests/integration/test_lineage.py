@@ -68,7 +68,6 @@ def test_a_run_that_was_cut_off_ends_as_if_nothing_had_happened(cut_off, runs, n
     assert not checkpoint_of(run_id).path.exists()
 
 
-@pytest.mark.xfail(raises=RuntimeError, reason="train_in logs the figures of the stopped training for good")
 def test_a_training_that_the_reader_stopped_goes_on(runs, sample_splits: Splits, monkeypatch, capsys) -> None:
     save = Checkpoint.save
 

@@ -73,7 +73,7 @@ def test_a_run_that_is_not_finished_is_left_out(status: str, reason: str) -> Non
 @pytest.mark.parametrize("name", ["f1", "val_f1"])
 def test_a_figure_that_is_no_number_is_left_out(name: str, value: float) -> None:
     run = a_run(**{"f1": 0.5, name: value})  # MLflow stores infinity as 1.797e308
-    assert why_left_out(run) == "with a f1 that is no finite number"
+    assert why_left_out(run) == "without a finite f1"
 
 
 def test_a_run_without_the_metric_or_a_dataset_is_left_out() -> None:
