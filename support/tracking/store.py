@@ -21,6 +21,7 @@ from support.tracking import database, orphans, remote
 from support.tracking.database import SQLITE, StoreError
 
 EXPERIMENT = "baselines"
+ABOUT = "Which model tags texts best? `val_f1` chooses, and `f1` of the test split is what is reported."
 LEAST_SPACE = 5_000_000  # bytes: a new database takes one million, and its journal too
 ELSEWHERE = "Free some space, or set STORES_DIR to a folder elsewhere."
 QUIET_WAIT = 2  # seconds for another process to be done with the store, before a word is said of it
@@ -90,7 +91,10 @@ def experiment_id_of(name: str) -> str:
                 return mlflow.create_experiment(
                     name,
                     artifact_location=artifact_location(uri),
-                    tags={"mlflow.experimentKind": "custom_model_development"},  # the UI's training view
+                    tags={
+                        "mlflow.experimentKind": "custom_model_development",  # the UI's training view
+                        **({"mlflow.note.content": ABOUT} if name == EXPERIMENT else {}),
+                    },
                 )
             except MlflowException as error:  # another member of the team was faster
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":

@@ -41,6 +41,7 @@ from support.tracking.store import (
     experiment_id_of,
 )
 
+NOTE = "mlflow.note.content"  # MLflow's tag for a description
 ORIGIN = "support.sync.origin"  # the run that this one goes on from, or is the copy of
 
 
@@ -163,10 +164,25 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
         )
     elif isinstance(result, Trained):
         log_trained(result, splits)
+        _describe(run, splits)
     elif isinstance(result, dict):
         NewMetrics()(result)
+        _describe(run, splits)
     elif result is not None:
         raise TypeError(f"{train.__name__} returned a {type(result).__name__}. Return a dict of metrics, or nothing.")
+
+
+def _describe(run: Run, splits: Splits) -> None:
+    """Give the run a description, where it has none: what it is, on which data, and how good."""
+    metrics = mlflow.get_run(run.info.run_id).data.metrics
+    measured = [name for name in metrics if f"val_{name}" in metrics]
+    good = ", ".join(f"{name} {metrics[name]:.3f} (validation {metrics[f'val_{name}']:.3f})" for name in measured)
+    if NOTE not in run.data.tags:
+        mlflow.set_tag(
+            NOTE,
+            f"{run.info.run_name}: trained on {len(splits.train):,} examples of the data {splits.corpus!r}, split seed "
+            f"{splits.seed}. On {len(splits.test):,} test examples: {good or 'see the metrics'}.",
+        )
 
 
 def log_trained(trained: Trained, splits: Splits) -> None:
