@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve
 
@@ -27,6 +28,13 @@ def new_figure(width: float = 7, height: float = 3.6, **given) -> tuple[Figure, 
     for each in np.ravel(axes):
         each.tick_params(which="both", colors=GREY)  # ticks are made later, when the style is no longer on
     return figure, axes
+
+
+def as_image(figure: Figure) -> np.ndarray:
+    """Return a figure as pixels, uint8 (height, width, 4), as mlflow.log_image takes them."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())
 
 
 def plain(name: str) -> str:
@@ -105,14 +113,14 @@ def precision_recall(targets: np.ndarray, probabilities: np.ndarray, threshold: 
 
 
 @styled
-def f1_by_tag(performance: dict) -> Figure:
-    """Show the F1 of each tag, best first, from `get_performance`."""
+def f1_by_tag(performance: dict, split: str = "test") -> Figure:
+    """Show the F1 of each tag in a split, best first, from `get_performance`."""
     by_tag = sorted(performance["class"].items(), key=lambda item: item[1]["f1"])
     overall = performance["overall"]["f1"]
     figure, axes = new_figure(height=0.19 * len(by_tag) + 0.8)
     axes.barh([plain(name) for name, _ in by_tag], [values["f1"] for _, values in by_tag], color=BLUE)
     axes.axvline(overall, color=ORANGE, linestyle="--")
     axes.margins(y=0.01)
-    title = f"F1 by tag, test split (dashed: weighted mean, {overall:.2f})"
+    title = f"F1 by tag, {split} split (dashed: weighted mean, {overall:.2f})"
     axes.set(title=title, xlabel="F1", xlim=(0, 1))
     return figure
