@@ -1,28 +1,27 @@
 """The corpus: fetch it, clean it, and filter it as the lesson does.
 
 The default is the corpus of Made With ML's lesson "Experiment Tracking". Without a network it is the sample
-corpus that ships beside this file. Your own data works too: name a folder with the same two files.
-`projects.json` is a list of {"title", "description", "tags"}; `tags.json` is a list of {"tag"}, each with or
-without "aliases", a list of other names.
-
-    df = load_projects()          # columns: text (clean), tags (list of str)
+corpus that ships beside this file. Your own data works too: name a folder with projects.json and tags.json.
 """
 
+import codecs
 import hashlib
-import json
 import os
 import threading
-from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, TypeVar
 
 import pandas as pd
 import pooch
 import requests
+from pydantic import Field, TypeAdapter, ValidationError
 
 from support.config import stores_dir
 from support.data.cleaning import ALL_SCRIPTS, LESSON, clean
 from support.data.splits import DataError
 
+T = TypeVar("T")
 LESSON_URL = (
     "https://raw.githubusercontent.com/GokuMohandas/Made-With-ML/486014928ed9f455860f65ee147f49521f9d71d2/datasets/"
 )
@@ -38,6 +37,23 @@ ELSEWHERE = {"lesson": LESSON_URL, "sample": "support/data/sample"}
 OFFLINE_AFTER = 12  # seconds until a silent network counts as none
 
 
+@dataclass
+class Project:
+    """An entry of projects.json; what else it holds is not read."""
+
+    title: str
+    description: str
+    tags: list[str]
+
+
+@dataclass
+class Tag:
+    """An entry of tags.json: a tag and its other names."""
+
+    tag: str
+    aliases: list[str] = field(default_factory=list)
+
+
 def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 30) -> pd.DataFrame:
     """Return one row a project: `text` (clean) and `tags` (list of str), filtered as the lesson does.
 
@@ -47,20 +63,19 @@ def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 
     Raise DataError when a file is missing or broken, or when the filter leaves nothing.
     """
     source = source or os.environ.get("LESSON_DATA_DIR")
-    folder = Path(source).expanduser() if source else _lesson_dir()
+    folder = (Path(source).expanduser() if source else _lesson_dir()).resolve()
+    projects, tags = _read(folder / "projects.json", Project), _read(folder / "tags.json", Tag)
     corpus = _corpus_name(folder)
     cleaning = LESSON if corpus in ELSEWHERE else ALL_SCRIPTS
-    aliases = _aliases(folder / "tags.json")
-    tags_in_use = aliases.keys() - TOO_BROAD
-    projects = _read(folder / "projects.json", title=str, description=str, tags=list)
+    aliases = {entry.tag: entry.aliases for entry in tags if entry.tag not in TOO_BROAD}
 
     df = pd.DataFrame(
         {
-            "text": [clean(f"{p['title']} {p['description']}", cleaning) for p in projects],
-            "tags": [[tag for tag in dict.fromkeys(p["tags"]) if tag in tags_in_use] for p in projects],
+            "text": [clean(f"{project.title} {project.description}", cleaning) for project in projects],
+            "tags": [[tag for tag in dict.fromkeys(project.tags) if tag in aliases] for project in projects],
         }
     )
-    counts = Counter(tag for tags in df.tags for tag in tags)
+    counts = df.tags.explode().value_counts()
     df["tags"] = [[tag for tag in tags if counts[tag] >= min_tag_count] for tags in df.tags]
     df = df[df.tags.str.len() > 0]
     if df.empty:
@@ -73,12 +88,12 @@ def load_projects(source: str | os.PathLike | None = None, min_tag_count: int = 
             f"{folder / 'projects.json'}: entry {blank[0]} has a title and a description without a letter or "
             "digit. Correct the entry, or remove it."
         )
-    files = b"".join((folder / name).read_bytes() for name in LESSON_SHA256)
     df = df.reset_index(drop=True)
     df.attrs["corpus"] = corpus
     df.attrs["cleaning"] = cleaning
     df.attrs["aliases"] = {tag: aliases[tag] for tag in sorted(set(df.tags.explode()))}
-    df.attrs["source"] = ELSEWHERE.get(corpus, folder.resolve().name)
+    df.attrs["source"] = ELSEWHERE.get(corpus, folder.name)
+    files = b"".join((folder / name).read_bytes() for name in LESSON_SHA256)
     df.attrs["source_digest"] = hashlib.sha256(files).hexdigest()[:16]
     return df
 
@@ -96,7 +111,7 @@ def about(df: pd.DataFrame) -> str:
 def _lesson_dir() -> Path:
     """Return the folder of the lesson's files, fetched if need be, or the sample's without a network."""
     folder = stores_dir() / "data"
-    wanted = {name: sha256 for name, sha256 in LESSON_SHA256.items() if _sha256(folder / name) != sha256}
+    wanted = [name for name, sha256 in LESSON_SHA256.items() if _sha256(folder / name) != sha256]
     if wanted and (reason := _unreachable(LESSON_URL + "tags.json")):
         if damaged := [str(folder / name) for name in wanted if (folder / name).exists()]:
             raise DataError(
@@ -106,16 +121,10 @@ def _lesson_dir() -> Path:
         print(f"The lesson's corpus is out of reach ({reason}), so the sample corpus stands in.")
         return SAMPLE_DIR
     pooch.get_logger().setLevel("WARNING")  # its notes show this machine's paths in the notebook
-    for name, sha256 in wanted.items():
+    download = pooch.HTTPDownloader(progressbar=True, timeout=30)
+    for name in wanted:
         try:
-            pooch.retrieve(
-                LESSON_URL + name,
-                known_hash=sha256,
-                fname=name,
-                path=folder,
-                progressbar=True,
-                downloader=pooch.HTTPDownloader(progressbar=True, timeout=30),
-            )
+            pooch.retrieve(LESSON_URL + name, LESSON_SHA256[name], name, folder, downloader=download)
         except (requests.RequestException, ValueError, OSError) as error:
             raise DataError(
                 f"{folder / name}: no good copy could be fetched ({error}). Delete the file if it is there, "
@@ -126,59 +135,38 @@ def _lesson_dir() -> Path:
 
 def _unreachable(url: str) -> str | None:
     """Return why `url` cannot be fetched, or None, within OFFLINE_AFTER seconds."""
-    answer = []
+    reasons = [f"no answer in {OFFLINE_AFTER} seconds"]
 
     def ask() -> None:
         try:
             requests.head(url, timeout=OFFLINE_AFTER / 2, allow_redirects=True).raise_for_status()
-            answer.append(None)
+            reasons.append(None)
+        except requests.HTTPError as error:
+            reasons.append(f"status {error.response.status_code}")
         except requests.RequestException as error:
-            status = f"status {error.response.status_code}" if error.response is not None else None
-            answer.append(status or type(error).__name__)
+            reasons.append(type(error).__name__)
 
     # A thread, since no timeout of requests covers the name look-up.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(OFFLINE_AFTER)
-    return answer[0] if answer else f"no answer in {OFFLINE_AFTER} seconds"
+    return reasons[-1]
 
 
-def _read(path: Path, **fields: type) -> list[dict]:
-    """Return a JSON list of objects that all have `fields` of the given types; a list is one of str."""
+def _read(path: Path, kind: type[T]) -> list[T]:
+    """Return the entries of a JSON file. Raise DataError, by entry and field, for what is not of this kind."""
+    entries = TypeAdapter(Annotated[list[kind], Field(min_length=1)])
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))  # with or without a byte order mark
-        json.dumps(entries, ensure_ascii=False).encode()  # half of a surrogate pair is no text
+        return entries.validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8), strict=True)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(
             f"{path} is missing. The folder must hold projects.json and tags.json; "
             f"correct LESSON_DATA_DIR (or the argument), or leave it out to use the lesson's corpus."
         ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not valid JSON in UTF-8 ({error}). Fetch or write the file again.") from error
-    if not isinstance(entries, list) or not entries:
-        kind = "nothing" if entries == [] else f"a {type(entries).__name__}"
-        raise DataError(f"{path} must hold a list of objects. It holds {kind}.")
-    for number, entry in enumerate(entries):
-        for field, kind in fields.items():
-            value = entry.get(field) if isinstance(entry, dict) else None
-            if not isinstance(value, kind) or (kind is list and not all(isinstance(v, str) for v in value)):
-                wanted = "list of str" if kind is list else kind.__name__
-                raise DataError(
-                    f"{path}: entry {number} has no field {field!r} of type {wanted}. Correct the entry: "
-                    f"each needs {', '.join(fields)}."
-                )
-    return entries
-
-
-def _aliases(path: Path) -> dict[str, list[str]]:
-    """Return the tags, each with its other names."""
-    aliases = {}
-    for number, entry in enumerate(_read(path, tag=str)):
-        names = entry.get("aliases", [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise DataError(f"{path}: entry {number} has aliases that are no list of str. Correct the entry.")
-        aliases[entry["tag"]] = names
-    return aliases
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = "".join(f", {part}" if isinstance(part, str) else f", entry {part}" for part in wrong["loc"])
+        raise DataError(f"{path}{place}: {wrong['msg']}. Correct the file, or fetch it again.") from None
 
 
 def _sha256(path: Path) -> str | None:
@@ -188,7 +176,6 @@ def _sha256(path: Path) -> str | None:
 def _corpus_name(folder: Path) -> str:
     if all(_sha256(folder / name) == sha256 for name, sha256 in LESSON_SHA256.items()):
         return "lesson"
-    name = folder.resolve().name
-    if folder.resolve() == SAMPLE_DIR.resolve():
+    if folder == SAMPLE_DIR.resolve():
         return "sample"
-    return f"own {name}" if name in ("lesson", "sample") else name
+    return f"own {folder.name}" if folder.name in ELSEWHERE else folder.name

@@ -7,13 +7,14 @@ splits.digest                           # known again by it: runs on the same sp
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
+from pydantic.dataclasses import dataclass
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from support.data.cleaning import LESSON
@@ -26,7 +27,7 @@ class DataError(ValueError):
     """The data are missing or not usable. The message names the file, or the row and column, and a remedy."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config={"arbitrary_types_allowed": True})
 class Splits:
     """Three DataFrames of the same columns, and where they come from.
 
@@ -47,14 +48,17 @@ class Splits:
     @cached_property
     def digest(self) -> str:
         """Sixteen hex digits that change when any value, column or place in the splits changes."""
-        parts = [_written(getattr(self, name), name)["rows"] for name in PARTS]
         columns = [list(map(str, getattr(self, name).columns)) for name in PARTS]
-        return hashlib.sha256(json.dumps([columns, parts]).encode()).hexdigest()[:16]
+        rows = [_rows(getattr(self, name), name) for name in PARTS]
+        return hashlib.sha256(json.dumps([columns, rows]).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write all of it to `path` as JSON. Raise DataError for a value that JSON cannot hold."""
         facts = {name: getattr(self, name) for name in FACTS}
-        facts |= {name: _written(getattr(self, name), name) for name in PARTS}
+        for name in PARTS:
+            part = getattr(self, name)
+            dtypes = {str(column): str(dtype) for column, dtype in part.dtypes.items()}
+            facts[name] = {"dtypes": dtypes, "rows": _rows(part, name)}
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
     @classmethod
@@ -116,25 +120,15 @@ def _stratify(rows: np.ndarray, labels: np.ndarray, size: float, seed: int) -> t
     return rows[first], rows[second]
 
 
-def _written(part: pd.DataFrame, name: str) -> dict:
-    """Return a DataFrame as JSON can hold it, with the types that bring it back as it was."""
-    dtypes = {str(column): str(dtype) for column, dtype in part.dtypes.items()}
-    columns = {str(column): [_plain(value) for value in part[column].tolist()] for column in part.columns}
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+def _rows(part: pd.DataFrame, name: str) -> list[list]:
+    """Return the rows as JSON holds them, arrays as lists. Raise DataError for a value that it cannot hold."""
     try:
-        json.dumps(rows).encode()
+        return json.loads(json.dumps(part.to_dict("split", index=False)["data"], default=np.ndarray.tolist))
     except (TypeError, ValueError) as error:
         raise DataError(
             f"The {name} split holds values that cannot be recorded ({error}). Use texts, numbers, booleans, or "
             "lists of these."
         ) from error
-    return {"dtypes": dtypes, "rows": rows}
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _read(written: dict) -> pd.DataFrame:
