@@ -61,14 +61,14 @@ class Tokenizer:
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
         """Return what `save` wrote. Raise ArtifactError where the file holds something else."""
-        return read_json(path, cls._checked)
 
-    @classmethod
-    def _checked(cls, values: dict) -> "Tokenizer":
-        need(isinstance(values["char_level"], bool), "char_level must be true or false")
-        index = _numbered(values["token_to_index"])
-        need((index.get(PAD), index.get(UNKNOWN)) == (0, 1), f"{PAD} must be 0 and {UNKNOWN} 1")
-        return cls(values["char_level"], index)
+        def build(values: dict) -> "Tokenizer":
+            char_level, index = values["char_level"], _numbered(values["token_to_index"])
+            need(isinstance(char_level, bool), "char_level must be true or false")
+            need(list(index)[:2] == [PAD, UNKNOWN], f"{PAD} must be 0 and {UNKNOWN} 1")
+            return cls(char_level, index)
+
+        return read_json(path, build)
 
 
 class LabelEncoder:
@@ -94,8 +94,7 @@ class LabelEncoder:
     def encode(self, tags: Iterable[Sequence[str]]) -> np.ndarray:
         """Return float32 (N, classes). Raise ValueError for a tag that was not there to fit."""
         tags = list(tags)
-        unknown = sorted({tag for row in tags for tag in row} - set(self.classes))
-        if unknown:
+        if unknown := sorted({tag for row in tags for tag in row} - set(self.classes)):
             raise ValueError(f"Unknown tags: {', '.join(unknown)}. The encoder knows {', '.join(self.classes)}.")
         return self._binarizer.transform(tags).astype(np.float32)
 

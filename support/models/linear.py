@@ -8,17 +8,18 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from pydantic import Field
-from scipy.sparse import csr_matrix, hstack
+from scipy.sparse import csr_matrix
 from scipy.special import expit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import FeatureUnion
 
 from support.data.cleaning import LESSON
 from support.data.splits import Splits
@@ -32,6 +33,7 @@ from support.models.training import OnEpoch, class_weights
 from support.models.weights import read_weights
 
 FOLDS = 5
+BLOCKS = ("words", "letters")  # of features
 
 
 @checked
@@ -42,9 +44,8 @@ class LinearParams:
     """
 
     word_ngrams: Count = 2  # words and up to so many in a row
-    char_ngrams: Annotated[int, PLAIN, Field(gt=1, lt=100, description="a whole number from 2 to 99")] = (
-        4  # 2 up to so many letters in a row, within a word
-    )
+    # 2 up to so many letters in a row, within a word
+    char_ngrams: Annotated[int, PLAIN, Field(gt=1, lt=100, description="a whole number from 2 to 99")] = 4
     C: Positive = 3.0  # the higher, the closer to the examples
     naive_bayes: Flag = True  # whether telling features count more: see count_ratios
     use_val: Flag = False
@@ -55,42 +56,21 @@ class LinearParams:
     loaded_by: ClassVar[str] = "support.models.linear:LinearTagger"
 
 
-class Features:
-    """Clean texts as rows of numbers: TF-IDF of words and their neighbours, and of letters within words."""
-
-    NAMES = ("words", "letters")
-
-    def __init__(self, params: LinearParams, vocabularies: dict[str, list[str]] | None = None) -> None:
-        vocabularies = vocabularies or dict.fromkeys(self.NAMES)
-        settings = {"sublinear_tf": True, "dtype": np.float32}
-        words = {"token_pattern": r"\S+", "ngram_range": (1, params.word_ngrams)}
-        letters = {"analyzer": "char_wb", "ngram_range": (2, params.char_ngrams)}
-        self.blocks = {
-            name: TfidfVectorizer(vocabulary=vocabularies[name], **own, **settings)
-            for name, own in zip(self.NAMES, (words, letters), strict=True)
-        }
-
-    def fit(self, texts: list[str]) -> Self:
-        """Take the vocabulary and how rare each part of it is."""
-        for block in self.blocks.values():
-            block.fit(texts)
-        return self
-
-    def transform(self, texts: list[str]) -> csr_matrix:
-        """Return float32 (N, num_features)."""
-        return hstack([block.transform(texts) for block in self.blocks.values()], format="csr")
-
-    @property
-    def vocabularies(self) -> dict[str, list[str]]:
-        """Return what stands for each column, block by block."""
-        return {name: list(block.get_feature_names_out()) for name, block in self.blocks.items()}
+def make_features(params: LinearParams, vocabularies: dict[str, list[str]] | None = None) -> FeatureUnion:
+    """Return what turns clean texts into rows of numbers: TF-IDF of words and their neighbours, and of letters
+    within words. Without `vocabularies` it is yet to be fitted."""
+    words = TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, params.word_ngrams))
+    letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, params.char_ngrams))
+    for name, block in (blocks := {"words": words, "letters": letters}).items():
+        block.set_params(vocabulary=vocabularies and vocabularies[name], sublinear_tf=True, dtype=np.float32)
+    return FeatureUnion(list(blocks.items()))
 
 
 @dataclass(frozen=True)
 class LinearTagger(TextTagger):
     """Features times `weight` (num_classes, num_features) plus `bias` (num_classes), squashed into 0 to 1."""
 
-    features: Features
+    features: FeatureUnion
     weight: np.ndarray
     bias: np.ndarray
     label_encoder: LabelEncoder
@@ -106,9 +86,10 @@ class LinearTagger(TextTagger):
 
     def save(self, folder: Path) -> None:
         """Write the vocabulary as JSON, and the weights."""
-        vocabularies = json.dumps(self.features.vocabularies, indent=0)
-        (folder / "vocabulary.json").write_text(vocabularies + "\n", encoding="utf-8")
-        arrays = {f"idf.{name}": block.idf_ for name, block in self.features.blocks.items()}
+        blocks = self.features.named_transformers
+        vocabularies = {name: list(block.get_feature_names_out()) for name, block in blocks.items()}
+        (folder / "vocabulary.json").write_text(json.dumps(vocabularies, indent=0) + "\n", encoding="utf-8")
+        arrays = {f"idf.{name}": block.idf_ for name, block in blocks.items()}
         arrays |= {"weight": self.weight, "bias": self.bias}
         weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
         torch.save(weights, folder / "model.pt")
@@ -122,26 +103,23 @@ class LinearTagger(TextTagger):
         sizes |= {"weight": (len(label_encoder), columns), "bias": (len(label_encoder),)}
         expected = {name: torch.empty(size, device="meta") for name, size in sizes.items()}
         arrays = {name: w.numpy() for name, w in read_weights(folder / "model.pt", expected).items()}
-        features = Features(params, vocabularies)
-        for name, block in features.blocks.items():
+        features = make_features(params, vocabularies)
+        for name, block in features.transformer_list:
             block.idf_ = arrays[f"idf.{name}"]
         return {"features": features, "weight": arrays["weight"], "bias": arrays["bias"]}
 
 
 def _vocabularies(values: dict) -> dict[str, list[str]]:
-    """Return what Features.vocabularies gave. Raise ValueError for anything else."""
-    need(values.keys() == set(Features.NAMES), f"it must have {' and '.join(Features.NAMES)}")
+    """Return each block's vocabulary. Raise ValueError for anything else."""
+    need(values.keys() == set(BLOCKS), f"it must have {' and '.join(BLOCKS)}")
     for vocabulary in values.values():
         strings = isinstance(vocabulary, list) and all(isinstance(term, str) for term in vocabulary)
         need(strings and 0 < len(set(vocabulary)) == len(vocabulary), "a vocabulary must be different texts")
-    return {name: values[name] for name in Features.NAMES}
+    return {name: values[name] for name in BLOCKS}
 
 
 def train_linear(
-    params: LinearParams,
-    splits: Splits,
-    on_epoch: OnEpoch | None = None,
-    checkpoint: Checkpoint | None = None,
+    params: LinearParams, splits: Splits, on_epoch: OnEpoch | None = None, checkpoint: Checkpoint | None = None
 ) -> Trained:
     """Train on `splits` and measure on the test split. The same params and data give the same result.
 
@@ -154,7 +132,7 @@ def train_linear(
     known = pd.concat([splits.train, splits.val]) if params.use_val else splits.train
     class_weights(known.tags, label_encoder.classes)  # says which tag has no example
     targets = label_encoder.encode(known.tags)
-    features = Features(params).fit(known.text)
+    features = make_features(params).fit(known.text)
     columns = features.transform(known.text)
     unseen = np.zeros_like(targets)
     folds = MultilabelStratifiedKFold(FOLDS, shuffle=True, random_state=params.seed)
@@ -169,7 +147,7 @@ def train_linear(
 
 
 def _fit(params: LinearParams, columns: csr_matrix, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit one logistic regression for each tag; give weight (num_classes, num_features), bias (num_classes).
+    """Fit one logistic regression for each tag; return weight (num_classes, num_features), bias (num_classes).
 
     The examples of a tag together weigh as much as all others.
     """
@@ -178,14 +156,9 @@ def _fit(params: LinearParams, columns: csr_matrix, targets: np.ndarray) -> tupl
     for i, target in enumerate(targets.T):
         scale = count_ratios(columns, target) if params.naive_bayes else np.ones(columns.shape[1])
         # Few texts and many features: the dual problem is the small one, and a hundredth is near enough.
-        model = LogisticRegression(
-            C=params.C,
-            class_weight="balanced",
-            solver="liblinear",
-            dual=True,
-            tol=0.01,
-            random_state=params.seed,
-        ).fit(columns.multiply(scale).tocsr(), target)
+        settings = {"class_weight": "balanced", "solver": "liblinear", "dual": True, "tol": 0.01}
+        model = LogisticRegression(C=params.C, random_state=params.seed, **settings)
+        model.fit(columns.multiply(scale).tocsr(), target)
         weight[i] = model.coef_[0] * scale
         bias[i] = model.intercept_[0]
     return weight, bias

@@ -114,3 +114,9 @@ class Params:
 
     trained_by: ClassVar[str] = "support.models.training:train_cnn"
     loaded_by: ClassVar[str] = "support.models.tagger:Tagger"
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The arguments of the CNN that are not told by the data."""
+        names = ("embedding_dim", "num_filters", "filter_sizes", "hidden_dim", "dropout_p")
+        return {name: getattr(self, name) for name in names}

@@ -21,7 +21,7 @@ from support.data.splits import Splits
 from support.models.checkpoint import Checkpoint
 from support.models.encoding import LabelEncoder
 from support.models.evaluation import measure
-from support.models.files import need, read_json
+from support.models.files import ArtifactError, read_json
 from support.models.params import checked
 from support.models.tagger import TextTagger, Trained
 from support.models.training import OnEpoch
@@ -69,14 +69,10 @@ class RuleTagger(TextTagger):
     @classmethod
     def rebuild(cls, folder: Path, params: RuleParams, label_encoder: LabelEncoder) -> dict[str, Any]:
         """Return the names."""
-
-        def names_of(values: dict) -> list[list[str]]:
-            names = [values[tag] for tag in label_encoder.classes]
-            for row in names:
-                need(isinstance(row, list) and all(isinstance(n, str) for n in row), "names must be texts")
-            return names
-
-        return {"names": read_json(folder / "names.json", names_of)}
+        names = read_json(folder / "names.json", lambda values: [values[tag] for tag in label_encoder.classes])
+        if not all(isinstance(row, list) and all(isinstance(name, str) for name in row) for row in names):
+            raise ArtifactError("names.json is damaged: the names of a tag must be a list of texts.")
+        return {"names": names}
 
 
 def train_rules(

@@ -27,7 +27,10 @@ BATCH_TOKENS = 200_000  # of a batch, padding included: what tagging needs grows
 
 
 class TextTagger:
-    """What all taggers can do. A kind of model says how it is rebuilt, saved, and comes to probabilities."""
+    """What all taggers can do. A kind of model adds what its `Tagger` has: probabilities, save and rebuild.
+
+    `PARAMS` is the class of its params, and FILES are the names of the files that `save` writes.
+    """
 
     label_encoder: LabelEncoder
     threshold: float
@@ -63,19 +66,6 @@ class TextTagger:
         label_encoder = LabelEncoder.load(folder / "label_encoder.json")
         return cls(**cls.rebuild(folder, params, label_encoder), label_encoder=label_encoder, **shared)
 
-    def probabilities(self, texts: list[str]) -> np.ndarray:
-        """Return float32 (N, num_classes) for clean texts."""
-        raise NotImplementedError
-
-    def save(self, folder: Path) -> None:
-        """Write FILES into the folder."""
-        raise NotImplementedError
-
-    @classmethod
-    def rebuild(cls, folder: Path, params: Any, label_encoder: LabelEncoder) -> dict[str, Any]:
-        """Return the tagger's own fields, from FILES in the folder."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class Tagger(TextTagger):
@@ -108,15 +98,13 @@ class Tagger(TextTagger):
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         if tokenizer.char_level != params.char_level:
             raise ArtifactError("tokenizer.json does not fit params.json: one is for letters, one for words.")
-        architecture = ("embedding_dim", "num_filters", "filter_sizes", "hidden_dim", "dropout_p")
-        sizes = {name: getattr(params, name) for name in architecture}
         try:
             with torch.device("meta"):  # shapes without memory: the params may be anything
-                expected = CNN(len(tokenizer), len(label_encoder), **sizes).state_dict()
+                expected = CNN(len(tokenizer), len(label_encoder), **params.architecture).state_dict()
         except RuntimeError as error:
             raise ArtifactError("params.json asks for a model too large for any machine.") from error
         weights = read_weights(folder / "model.pt", expected)
-        model = CNN(len(tokenizer), len(label_encoder), **sizes)
+        model = CNN(len(tokenizer), len(label_encoder), **params.architecture)
         model.load_state_dict(weights)
         return {"model": model.eval().requires_grad_(False), "tokenizer": tokenizer}
 

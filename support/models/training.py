@@ -25,7 +25,7 @@ from support.models.params import Params
 from support.models.tagger import Tagger, Trained
 
 OnEpoch = Callable[[int, dict[str, float]], None]
-OnState = Callable[[dict], None]
+_RANDOM = {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}  # each device's generator of random numbers
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Trainer:
         self.interrupted = False
 
     def train_step(self, examples: Examples) -> float:
-        """Train for one epoch; give the mean loss of an example."""
+        """Train for one epoch; return the mean loss of an example."""
         self.model.train()
         total = 0.0
         for tokens, targets in examples.batches(self.params.batch_size, shuffle=True):
@@ -81,7 +81,11 @@ class Trainer:
         return self.eval_step(examples)[1]
 
     def train(
-        self, train: Examples, val: Examples, on_epoch: OnEpoch | None = None, save: OnState | None = None
+        self,
+        train: Examples,
+        val: Examples,
+        on_epoch: OnEpoch | None = None,
+        save: Callable[[dict], None] | None = None,
     ) -> list[dict[str, float]]:
         """Train until the validation loss has not improved for `patience` epochs; keep the best weights.
 
@@ -89,12 +93,27 @@ class Trainer:
         Epochs that `load_state_dict` brought are told to `on_epoch` again. An interrupt ends a training that
         is saved early, with the best weights. Raise FloatingPointError when a loss is no longer a number.
         """
-        for epoch, metrics in enumerate(self.history if on_epoch else [], start=1):
+        on_epoch = on_epoch or (lambda epoch, metrics: None)
+        for epoch, metrics in enumerate(self.history, start=1):
             on_epoch(epoch, metrics)
         started = time.monotonic() - self.seconds
         try:
             while not self.finished:
-                self._train_epoch(train, val, started, on_epoch, save)
+                epoch, lr = len(self.history) + 1, self.optimizer.param_groups[0]["lr"]
+                metrics = {"train_loss": self.train_step(train), "val_loss": self.eval_step(val)[0], "lr": lr}
+                if not all(map(math.isfinite, metrics.values())):
+                    on_epoch(epoch, metrics)
+                    raise FloatingPointError(
+                        f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}."
+                    )
+                self.history.append(metrics)
+                self.scheduler.step(metrics["val_loss"])
+                if self.best_epoch == epoch:
+                    self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
+                self.seconds = time.monotonic() - started
+                if save:
+                    save(self.state_dict())
+                on_epoch(epoch, metrics)
         except KeyboardInterrupt as interrupt:
             if save is None or not self.history:
                 raise
@@ -102,26 +121,6 @@ class Trainer:
             self.interrupted = True
         self.model.load_state_dict(self.best_weights)
         return self.history
-
-    def _train_epoch(
-        self, train: Examples, val: Examples, started: float, on_epoch: OnEpoch | None, save: OnState | None
-    ) -> None:
-        lr = self.optimizer.param_groups[0]["lr"]
-        metrics = {"train_loss": self.train_step(train), "val_loss": self.eval_step(val)[0], "lr": lr}
-        epoch = len(self.history) + 1
-        finite = all(map(math.isfinite, metrics.values()))
-        if finite:
-            self.history.append(metrics)
-            self.scheduler.step(metrics["val_loss"])
-            if self.best_epoch == epoch:
-                self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
-            self.seconds = time.monotonic() - started
-            if save:
-                save(self.state_dict())
-        if on_epoch:
-            on_epoch(epoch, metrics)
-        if not finite:
-            raise FloatingPointError(f"The loss of epoch {epoch} is not a finite number. Try an lr below {lr:g}.")
 
     @property
     def best_epoch(self) -> int:
@@ -142,7 +141,7 @@ class Trainer:
             "model": weights,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
-            "random": _random_states(),
+            "random": {name: _RANDOM[name].get_rng_state() for name in {"cpu", best_device().type}},
             # The same tensors where they are the same: torch.save writes them once.
             "best_weights": weights if self.best_epoch == len(self.history) else self.best_weights,
             "history": self.history,
@@ -155,17 +154,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.best_weights, self.history = state["best_weights"], state["history"]
-        self.seconds = state.get("seconds", 0.0)
+        self.seconds = state["seconds"]
         for name, random_state in state["random"].items():
-            _DEVICES[name].set_rng_state(random_state)
-
-
-_DEVICES = {"cpu": torch, "cuda": torch.cuda, "mps": torch.mps}
-
-
-def _random_states() -> dict[str, Tensor]:
-    """Return the states of the random number generators in use: the CPU's, and the device's if it has one."""
-    return {name: _DEVICES[name].get_rng_state() for name in {"cpu", best_device().type}}
+            _RANDOM[name].set_rng_state(random_state)
 
 
 def train_cnn(
@@ -186,21 +177,10 @@ def train_cnn(
     tokenizer = Tokenizer.fit(splits.train.text, params.char_level)
     label_encoder = LabelEncoder.of(splits)
     train, val, test = (
-        Examples(
-            tokenizer.encode(part.text).to(device),
-            torch.from_numpy(label_encoder.encode(part.tags)).to(device),
-        )
+        Examples(tokenizer.encode(part.text).to(device), torch.from_numpy(label_encoder.encode(part.tags)).to(device))
         for part in (splits.train, splits.val, splits.test)
     )
-    model = CNN(
-        vocab_size=len(tokenizer),
-        num_classes=len(label_encoder),
-        embedding_dim=params.embedding_dim,
-        num_filters=params.num_filters,
-        filter_sizes=params.filter_sizes,
-        hidden_dim=params.hidden_dim,
-        dropout_p=params.dropout_p,
-    ).to(device)
+    model = CNN(len(tokenizer), len(label_encoder), **params.architecture).to(device)
     if start_from:
         warm_start(model, tokenizer, label_encoder, start_from)
     weight = class_weights(splits.train.tags, label_encoder.classes).to(device)
@@ -217,11 +197,12 @@ def train_cnn(
                     "epoch, or train with the params and data that it was saved with."
                 ) from error
         history = trainer.train(train, val, on_epoch, checkpoint.save if checkpoint else None)
-        threshold = best_threshold(val.targets.cpu().numpy(), trainer.predict_step(val))
-        val_performance, performance = (
-            get_performance(part.targets.cpu().numpy(), trainer.predict_step(part) >= threshold, label_encoder.classes)
-            for part in (val, test)
-        )
+        measured = [(part.targets.cpu().numpy(), trainer.predict_step(part)) for part in (val, test)]
+    threshold = best_threshold(*measured[0])
+    val_performance, performance = (
+        get_performance(targets, probabilities >= threshold, label_encoder.classes)
+        for targets, probabilities in measured
+    )
     return Trained(
         params,
         Tagger(model, tokenizer, label_encoder, threshold, splits.cleaning),
@@ -239,28 +220,25 @@ def warm_start(model: CNN, tokenizer: Tokenizer, label_encoder: LabelEncoder, ta
 
     The rows of tokens and tags are matched by name; those that `tagger` does not know keep their own weights.
     """
-    now, before = ({name: i for i, name in enumerate(e.classes)} for e in (label_encoder, tagger.label_encoder))
+    tags = [{name: i for i, name in enumerate(encoder.classes)} for encoder in (label_encoder, tagger.label_encoder)]
     by_name = {
         "embeddings.weight": (tokenizer.token_to_index, tagger.tokenizer.token_to_index),
-        "fc2.weight": (now, before),
-        "fc2.bias": (now, before),
+        "fc2.weight": tags,
+        "fc2.bias": tags,
     }
     learned = tagger.model.state_dict()
     for name, weights in model.state_dict().items():
-        if name in by_name:
-            now, before = by_name[name]
-            known = [key for key in now if key in before]
-            rows = learned[name][[before[key] for key in known]]
-            weights[[now[key] for key in known]] = rows.to(weights.device)
-        else:
-            weights.copy_(learned[name])
+        same = {row: row for row in range(len(weights))}
+        now, before = by_name.get(name, (same, same))
+        known = [key for key in now if key in before]
+        rows = learned[name][[before[key] for key in known]]
+        weights[[now[key] for key in known]] = rows.to(weights.device)
 
 
 def class_weights(tags: Iterable[list[str]], classes: list[str]) -> Tensor:
     """Weigh each tag by one over its count in the training split, scaled to a mean of 1: (num_classes,)."""
     counts = Counter(tag for row in tags for tag in row)
-    missing = [name for name in classes if not counts[name]]
-    if missing:
+    if missing := [name for name in classes if not counts[name]]:
         raise DataError(
             f"No example in the training split for: {', '.join(missing)}. Raise min_tag_count or bring more data."
         )
