@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "predictions": ["log_predictions", "read_predictions"],
         "provenance": ["log_context"],
         "remote": ["ServerAway", "ServerRefuses"],
+        "results": ["costs", "figures", "log_trained"],
         "runs": [
             "NoRunError",
             "RecordError",
@@ -38,11 +39,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "store": ["StoreError", "connect", "set_experiment"],
         "training_run": [
             "checkpoint_of",
-            "costs",
             "ensure_run",
-            "figures",
             "load_tagger",
-            "log_trained",
             "start_run",
             "train_and_log",
             "train_in",
