@@ -90,6 +90,7 @@ def test_its_outputs_may_be_published(notebook: nbformat.NotebookNode) -> None:
     shown = "\n".join(str(cell.outputs) for cell in cells_of(notebook))
     assert not PRIVATE_PATH.search(shown)
     assert not SECRET.search(shown)
+    assert not notebooks.SECRET_PATH.search(shown), "the secret that a dashboard's links carry"
     assert "widgets" not in notebook.metadata
     assert len(nbformat.writes(notebook)) < 1_000_000
 
