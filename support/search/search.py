@@ -108,7 +108,7 @@ def search(
         total = sum(space.trials for space in spaces.values())
         with start_run(run_id=run_id), tqdm(total=total, unit="trial", file=sys.stdout) as bar:
 
-            def tell(*_: object) -> None:
+            def tell() -> None:
                 ended = [trial for worker in own for trial in worker.ended()]
                 values = [trial.value for trial in ended if trial.state == TrialState.COMPLETE]
                 if values and len(ended) > bar.n:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from tempfile import TemporaryFile
 from typing import Any
@@ -74,11 +74,6 @@ class Worker:
     def is_over(self) -> bool:
         """Return whether there is no trial to begin, and no process works on one."""
         return not self.has_room() and not self.running()
-
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Let `study.optimize` end where there is nothing to do."""
-        if self.stop() or not self.has_room():
-            study.stop()
 
     def objective(self, trial: Trial) -> float:
         """Return the metric on the validation split for params that Optuna suggests, from a child run."""
@@ -157,7 +152,7 @@ def open_workers(config: dict[str, Any], splits: Splits) -> list[Worker]:
     return workers
 
 
-def work(workers: list[Worker], tell: Callable[..., None] = lambda *_: None) -> None:
+def work(workers: list[Worker], tell: Callable[[], None] = lambda: None) -> None:
     """Try what there is to try until all is over or the time is up; call `tell` after each trial.
 
     A process that finds nothing to begin waits for the others, and takes over what they leave by dying.
@@ -166,14 +161,14 @@ def work(workers: list[Worker], tell: Callable[..., None] = lambda *_: None) -> 
         end_lost(left)
         if ready := next((worker for worker in left if worker.has_room()), None):
             try:
-                ready.study.optimize(ready.objective, catch=(CutOff,), callbacks=[tell, ready.after_trial])
+                ready.study.optimize(ready.objective, n_trials=1, catch=(CutOff,))
             except ValueError as error:
                 # This process slept, as laptops do. Its trial counts as lost and is tried again.
                 if "Cannot tell a FAIL trial" not in str(error):
                     raise
         else:
             time.sleep(0.5)
-            tell()
+        tell()
 
 
 def end_lost(workers: list[Worker]) -> None:
@@ -224,18 +219,16 @@ def helpers(count: int, workers: list[Worker]) -> Iterator[None]:
     command = [sys.executable, "-c", "from support.search.worker import take_part; take_part()"]
     how = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "cwd": PROJECT_DIR, "env": environment}
     told, started = json.dumps({**workers[0].config, "path": sys.path}).encode() + b"\n", []
-    with ExitStack() as logs:
+    with TemporaryFile() as log:
         try:
             for _ in range(count):
-                log = logs.enter_context(TemporaryFile())
                 # In a group of its own: an interrupt is for the notebook, which then ends its helpers.
-                helper = subprocess.Popen(command, bufsize=0, stderr=log, process_group=0, **how)
-                started.append((helper, log))
+                started.append(subprocess.Popen(command, bufsize=0, stderr=log, process_group=0, **how))
                 with suppress(BrokenPipeError):  # it died at once
-                    helper.stdin.write(told)
+                    started[-1].stdin.write(told)
             yield
         finally:
-            for helper, log in started:
+            for helper in started:
                 if code := helper.poll():
                     log.seek(0)
                     why = log.read().decode(errors="replace").strip().rpartition("\n")[2]
