@@ -1,6 +1,7 @@
-"""Registered models: the best run becomes the next version, and the champion, if it is better than the last.
+"""Registered models: a run becomes the next version, and the champion, if it is better by more than chance.
 
 promote()                       # the best run; or promote(run_id)
+promote(accept_tie=True)        # one that is as good, as far as one can tell, and cheaper
 mlflow.pyfunc.load_model("models:/tagger@champion").predict(["Transfer learning with BERT"])
 """
 
@@ -13,9 +14,12 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
+from support.comparison.intervals import METRICS, Paired, comparable, paired
 from support.registry.export import log_tagger
 from support.registry.model_card import description, model_card
+from support.tracking.predictions import read_predictions
 from support.tracking.runs import (
+    MEASURED,
     NoRunError,
     RecordError,
     best_run,
@@ -52,13 +56,22 @@ def champion(name: str = "tagger") -> ModelVersion | None:
 
 
 def promote(
-    run_id: str | None = None, name: str = "tagger", experiment: str = EXPERIMENT, metric: str = "f1"
+    run_id: str | None = None,
+    name: str = "tagger",
+    experiment: str = EXPERIMENT,
+    metric: str = "f1",
+    accept_tie: bool = False,
 ) -> ModelVersion:
     """Make a run, the best one of `experiment` unless named, the champion of the model `name`.
 
     Return the version: the model that the run has logged with MLflow's call, or, of a tagger's run, its artifacts
     and the code that reads them. Raise PromotionError where the run does not beat the present champion on the
-    same data, by its validation figure, and NoRunError where there is no such run.
+    same data, and NoRunError where there is no such run.
+
+    Both are compared on the same validation examples: the run must be better by more than chance. With
+    `accept_tie` a difference that may be chance is enough where the run is cheaper: less training time, a smaller
+    model or a lower latency, and none of them higher. Where one of the two keeps no predictions of its
+    validation split, the higher validation figure decides.
 
     In a store of one's own, one process at a time promotes. A server has no lock: promote from one place.
     """
@@ -71,24 +84,47 @@ def promote(
         if reason := why_left_out(run, metric):
             raise PromotionError(f"Run {run.info.run_id} cannot be compared with others: it is {reason}.")
         if present:
-            _refuse_unless_better(run, present, metric)
+            _refuse_unless_better(run, present, metric, accept_tie)
         version = _registered(run, name, metric)
         MlflowClient().set_registered_model_alias(name, ALIAS, version)
         print(f"Version {version} of {name} is the champion: {_figures(run, metric)}.")
     return champion(name)
 
 
-def _refuse_unless_better(run: Run, present: ModelVersion, metric: str) -> None:
+def _refuse_unless_better(run: Run, present: ModelVersion, metric: str, accept_tie: bool) -> None:
     who, theirs = f"Run {run.info.run_id}", f"the champion, version {present.version} of {present.name}"
     if why := _why_not_comparable(run, present, metric):
         anew = f"mlflow.MlflowClient().delete_registered_model_alias({present.name!r}, {ALIAS!r})"
         raise PromotionError(f"{who} cannot be compared with {theirs}: {why} To begin without a champion: {anew}")
     best = get_run(present.run_id)
-    if not score(run, metric) > score(best, metric):
+    compared, why = _on_validation(best, run, metric), ""
+    if compared is None:
+        better = score(run, metric) > score(best, metric)
+    elif compared.tie:
+        better = accept_tie and _is_cheaper(run, best)
+        way_out = "but it is not cheaper" if accept_tie else "accept_tie=True takes it where it is cheaper"
+        why = f" The difference in val_{metric} is {compared}; {way_out}."
+    else:
+        better = compared.difference > 0
+        why = f" The difference in val_{metric} is {compared}."
+    if not better:
         raise PromotionError(
-            f"{who} ({_figures(run, metric)}) does not beat {theirs} ({_figures(best, metric)}), on the same data. "
-            "The champion stays."
+            f"{who} ({_figures(run, metric)}) does not beat {theirs} ({_figures(best, metric)}), on the same data."
+            f"{why} The champion stays."
         )
+
+
+def _on_validation(best: Run, run: Run, metric: str) -> Paired | None:
+    """Compare a run with the champion's on the same validation examples; None where they do not keep them."""
+    kept = [read_predictions(each, "val") for each in (best, run)] if metric in METRICS else [None]
+    return paired(*kept, metric) if all(kept) and comparable(*kept) else None
+
+
+def _is_cheaper(run: Run, best: Run) -> bool:
+    """Return whether no cost that both have logged is higher, and one is lower."""
+    mine, theirs = run.data.metrics, best.data.metrics
+    changes = [mine[cost] - theirs[cost] for cost in MEASURED if cost in mine and cost in theirs]
+    return any(change < 0 for change in changes) and all(change <= 0 for change in changes)
 
 
 def _why_not_comparable(run: Run, present: ModelVersion, metric: str) -> str | None:

@@ -4,12 +4,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
+import pandas as pd
 from mlflow.entities import Run
 
 from support import plots
 from support.data.splits import Splits
 from support.models.evaluation import latency_ms
-from support.models.tagger import Trained
+from support.models.tagger import TextTagger, Trained
 from support.tracking import checksums
 from support.tracking.live import NewMetrics
 from support.tracking.predictions import log_predictions
@@ -38,14 +39,18 @@ def log_trained(trained: Trained, splits: Splits) -> None:
         trained.save(folder)
         log(costs(trained, folder, splits))
         checksums.log_files(folder)
-    for part in ("val", "test"):
-        examples = getattr(splits, part)
-        probabilities = trained.tagger.predict_proba(list(examples.text))
-        targets = trained.label_encoder.encode(examples.tags)
-        said = probabilities >= trained.threshold
-        log_predictions(part, examples, probabilities, targets, said, trained.label_encoder.classes)
+    # A model that has learned from the validation split is better on it than on new texts.
+    for part in ("test",) if getattr(trained.params, "use_val", False) else ("val", "test"):
+        log_tags(part, getattr(splits, part), trained.tagger)
     for name, figure in figures(trained, splits).items():
         mlflow.log_figure(figure, f"plots/{name}.png")
+
+
+def log_tags(part: str, examples: pd.DataFrame, tagger: TextTagger) -> None:
+    """Log to the current run what a tagger says of the examples of a part: see `log_predictions`."""
+    probabilities, encoder = tagger.predict_proba(list(examples.text)), tagger.label_encoder
+    said = probabilities >= tagger.threshold
+    log_predictions(part, examples, probabilities, encoder.encode(examples.tags), said, encoder.classes)
 
 
 def costs(trained: Trained, folder: str | Path, splits: Splits) -> dict[str, float]:

@@ -10,14 +10,18 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput
 from mlflow.entities.model_registry import ModelVersion
 
 from support.data.splits import Splits
 from support.models.files import ArtifactError
+from support.models.linear import LinearParams
 from support.registry import PromotionError, champion, promote
+from support.tracking.predictions import log_predictions, read_predictions
 from support.tracking.provenance import log_context
 from support.tracking.runs import NoRunError
-from support.tracking.training_run import load_tagger, start_run
+from support.tracking.store import connect
+from support.tracking.training_run import load_tagger, start_run, train_and_log
 
 TEXTS = ["transfer learning with bert", "", "Здравствуй, мир", "graph neural networks for molecules"]
 
@@ -49,6 +53,21 @@ def add(splits: Splits | None, *, model: bool = True, experiment: str = "digits"
     return run.info.run_id
 
 
+def said(splits: Splits, right: int, *, predictions: bool = True, **costs: float) -> str:
+    """Log a run that has so many of the 100 validation examples right, the first ones, and return its id."""
+    true = splits.val.target.to_numpy()
+    guesses = np.where(np.arange(len(true)) < right, true, (true + 1) % 10)
+    with start_run("said", "digits") as run:
+        mlflow.log_metrics({"val_accuracy": right / 100, "accuracy": 0.5, **costs})
+        client = MlflowClient()
+        client.log_inputs(run.info.run_id, [DatasetInput(Dataset("digits", splits.digest, "code", "{}"))])
+        if predictions:
+            log_predictions("val", splits.val, np.eye(10)[guesses], true, guesses, range(10))
+        model = client.create_logged_model(run.info.experiment_id, "model", run.info.run_id)
+        client.finalize_logged_model(model.model_id, "READY")
+    return run.info.run_id
+
+
 def files_of(version: ModelVersion) -> Path:
     return Path(mlflow.artifacts.download_artifacts(version.source))
 
@@ -77,6 +96,72 @@ def test_a_better_run_becomes_the_champion_by_its_validation_figure(runs, sample
     with pytest.raises(PromotionError, match="does not beat"):  # a better test figure chooses nothing
         promote(lucky)
     assert everything() == before
+
+
+@pytest.mark.parametrize(
+    ("right", "refusal"),
+    [
+        (80, r"\+0\.000 \(\+0\.000 to \+0\.000\) on 100 examples: a tie.*accept_tie=True"),
+        (82, r"val_accuracy is \+0\.020 \(\+0\.000 to \+0\.050\) on 100 examples: a tie"),
+        (78, r"-0\.020 \(.*: a tie"),
+        (60, r"-0\.200 \(-0\.[\d .to-]+\) on 100 examples: more than chance"),
+        (95, None),
+    ],
+)
+def test_a_run_must_be_better_by_more_than_chance(digits, right: int, refusal: str | None) -> None:
+    connect()
+    how = {"name": "digits", "metric": "accuracy"}
+    first, second = said(digits, 80), said(digits, right)
+    promote(first, **how)
+    before = everything()
+    if refusal is None:
+        assert promote(second, **how).run_id == second
+        return
+    with pytest.raises(PromotionError, match=rf"does not beat the champion.*{refusal}.*The champion stays"):
+        promote(second, **how)
+    assert everything() == before and champion("digits").run_id == first
+
+
+@pytest.mark.parametrize(
+    ("right", "costs", "taken"),
+    [
+        (80, {"training_seconds": 5, "latency_ms": 2}, True),
+        (78, {"training_seconds": 5}, True),
+        (80, {"training_seconds": 10, "latency_ms": 2}, False),  # costs the same
+        (82, {"training_seconds": 5, "latency_ms": 3}, False),  # one cost is higher
+        (82, {"size_bytes": 1}, False),  # which the champion has not logged
+        (60, {"training_seconds": 1}, False),  # cheaper, and worse
+    ],
+)
+def test_a_run_that_ties_and_is_cheaper_is_taken_when_told_so(digits, right: int, costs: dict, taken: bool) -> None:
+    connect()
+    how = {"name": "digits", "metric": "accuracy"}
+    first, second = said(digits, 80, training_seconds=10, latency_ms=2), said(digits, right, **costs)
+    promote(first, **how)
+    with pytest.raises(PromotionError):
+        promote(second, **how)
+    if taken:
+        assert promote(second, accept_tie=True, **how).run_id == second
+    else:
+        with pytest.raises(PromotionError, match="more than chance" if right == 60 else "but it is not cheaper"):
+            promote(second, accept_tie=True, **how)
+
+
+def test_without_the_same_validation_examples_the_higher_figure_decides(digits) -> None:
+    connect()
+    how = {"name": "digits", "metric": "accuracy"}
+    promote(said(digits, 80), **how)
+    none = said(digits, 81, predictions=False)
+    assert promote(none, **how).run_id == none
+    with pytest.raises(PromotionError, match=r"does not beat .* on the same data\. The champion stays"):
+        promote(said(digits, 81), accept_tie=True, **how)
+
+
+def test_what_was_learned_from_the_validation_split_is_not_compared_on_it(sample_splits) -> None:
+    connect()
+    params = LinearParams(word_ngrams=1, char_ngrams=2, use_val=True)
+    run = mlflow.get_run(train_and_log(params, sample_splits, experiment="linear"))
+    assert read_predictions(run, "val") is None and read_predictions(run, "test") is not None
 
 
 def test_a_run_on_other_data_is_refused_with_the_way_out(runs, digits) -> None:
