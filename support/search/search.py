@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import asdict
 from typing import Any
 from warnings import catch_warnings
 
@@ -29,6 +30,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
+from support.comparison.intervals import METRICS, paired
 from support.config import stores_dir
 from support.data.splits import Splits
 from support.models.linear import LinearParams
@@ -37,6 +39,7 @@ from support.search import plots
 from support.search.space import Space
 from support.search.worker import Worker, helpers, open_workers, search_lock, work
 from support.tracking.orphans import this_process
+from support.tracking.predictions import read_predictions
 from support.tracking.provenance import log_context
 from support.tracking.runs import params_of
 from support.tracking.store import EXPERIMENT, database_of, set_experiment
@@ -153,6 +156,39 @@ def best_params(run_id: str, space: str | None = None) -> Any:
         where = f" in the space {space!r}" if space else ""
         raise SearchError(f"The search {run_id} has measured no trial{where}.")
     return params_of(mlflow.get_run(measured.index[0]))
+
+
+def verdict(run_id: str) -> str:
+    """Return, a line a space, its best trial, the spread of all, and whether the best one beats the default.
+
+    Both are compared on the same validation examples. These have chosen the best trial too: of many that are
+    equally good, the luckiest is first, so only a clear win counts.
+    """
+    run, table, lines = mlflow.get_run(run_id), trials(run_id), []
+    metric = run.data.params["metric"]
+    for name, written in mlflow.artifacts.load_dict(f"{run.info.artifact_uri}/spaces.json").items():
+        measured = table[(table.outcome == "measured") & (table.space == name)]
+        if measured.empty:
+            continue
+        figures, base = measured[f"val_{metric}"], asdict(Space.from_dict(written).base)
+        is_default = (measured[list(base)] == [str(value) for value in base.values()]).all(axis=1)
+        lines.append(
+            f"{name}: the best of {len(figures)} measured trials is {measured.trial.iloc[0]}, val_{metric} "
+            f"{figures.iloc[0]:.3f} (lowest {figures.min():.3f}, median {figures.median():.3f}). "
+            + _against_default(measured.index[0], measured.index[is_default], metric)
+        )
+    return "\n".join(lines)
+
+
+def _against_default(best: str, default: pd.Index, metric: str) -> str:
+    if default.empty:
+        return "The default was not measured."
+    if best == default[0]:
+        return "It is the default: nothing better was found."
+    first, second = (read_predictions(mlflow.get_run(run_id), "val") for run_id in (default[0], best))
+    if first is None or second is None or metric not in METRICS:
+        return "Whether it beats the default by more than chance is not known: not both keep their predictions."
+    return f"Against the default: {paired(first, second, metric)}."
 
 
 def _storage(url: str | None) -> str:

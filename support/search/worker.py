@@ -33,7 +33,7 @@ from support.data.splits import Splits
 from support.models.params import name_of, resolve
 from support.search.space import Space
 from support.tracking import orphans, remote, runs, store
-from support.tracking.training_run import start_run
+from support.tracking.training_run import log_tags, start_run
 
 HEARTBEAT, GRACE = 5, 30  # seconds between two heartbeats, and from the last one until a trial counts as lost
 ENDED, RUNNING = (TrialState.COMPLETE, TrialState.PRUNED), (TrialState.RUNNING,)
@@ -122,6 +122,8 @@ class Worker:
         # No trial sees the test split: what is measured on it is measured on the validation split.
         result = resolve(params.trained_by)(params, replace(self.splits, test=self.splits.val), on_epoch=on_epoch)
         given = result if isinstance(result, dict) else result.performance["overall"]
+        if given is not result:  # a train function that returns a dict logs what it likes
+            log_tags("val", self.splits.val, result.tagger)
         metrics = {f"val_{name}": given[name] for name in (metric, "precision", "recall") if name in given}
         metrics |= {name: value for name, value in given.items() if name.startswith("val_")}
         value = float(metrics.get(f"val_{metric}", math.nan))

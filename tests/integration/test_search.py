@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import optuna
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -25,9 +28,10 @@ from support import search as package
 from support.models.linear import LinearParams
 from support.models.params import Params
 from support.search import plots, worker
-from support.search.search import SPACES, SearchError, best_params, search, trials
+from support.search.search import SPACES, SearchError, best_params, search, trials, verdict
 from support.search.space import Space
 from support.tracking.orphans import PROCESS, this_process
+from support.tracking.predictions import log_predictions
 from support.tracking.runs import NoRunError, best_run, why_left_out
 from support.tracking.store import connect, set_experiment
 from support.tracking.training_run import train_and_log
@@ -239,6 +243,35 @@ def test_what_is_no_trials_fault_ends_the_search_and_the_same_call_goes_on(error
     assert status(run_id) == "FINISHED"
     assert outcomes(run_id)["measured"] == 3
     assert str(seen[0].x) in set(trials(run_id).query("outcome == 'measured'").x)
+
+
+def test_the_verdict_compares_the_best_trial_with_the_default_on_the_same_examples():
+    examples = pd.DataFrame({"n": range(100)})
+
+    def ends_with_right(number: int):
+        """Return a training that is right about so many of the examples, the first ones."""
+
+        def train(params, splits, on_epoch):
+            said = (examples.n < number).astype(int)
+            log_predictions("val", examples, np.eye(2)[said], [1] * 100, said, [0, 1])
+            return {"accuracy": number / 100}
+
+        return train
+
+    for ends, wanted in (
+        ((80, 95, 70), r"Against the default: \+0\.150 \(.* on 100 examples: more than chance"),
+        ((80, 82, 70), r"Against the default: \+0\.020 \(.*: a tie"),
+        ((80, 70, 70), r"point-0, val_accuracy 0\.800 .*It is the default: nothing better was found\."),
+    ):
+        script.extend(map(ends_with_right, ends))
+        run_id = search(numbers(), space(3), metric="accuracy", seed=ends[1])
+        said = verdict(run_id)
+        assert re.search(rf"^point: the best of 3 measured trials is .*{wanted}", said)
+        assert f"(lowest 0.700, median {sorted(ends)[1] / 100:.3f})" in said
+    script.extend([ends_with(0.1), ends_with(0.2)])
+    assert "is not known: not both keep their predictions" in verdict(search(numbers(), space(2)))
+    script.extend([ends_with(KeyError("x")), ends_with(0.2)])
+    assert "The default was not measured." in verdict(search(numbers(), space(2), seed=5))
 
 
 def test_the_search_ends_in_time_and_goes_on_later():

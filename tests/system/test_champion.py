@@ -107,7 +107,7 @@ def test_every_kind_of_champion_in_a_fresh_process_also_after_a_move(here, tmp_p
 
 def test_two_promote_at_once(here, processes, tmp_path):
     stores, runs = here
-    poor, good = sorted(runs.values(), key=lambda run_id: score(mlflow.get_run(run_id)))[1:]
+    poor, *_, good = sorted(runs.values(), key=lambda run_id: score(mlflow.get_run(run_id)))
     start = tmp_path / "start"
     both = [
         processes(promoting_processes.promote_in_turn, stores, start, *run_ids) for run_ids in ([poor, good], [good])
