@@ -1,10 +1,12 @@
 """Runs beside each other.
 
 board = rank(splits)       # the runs on the same data, best first: .table, .left_out, .plot(), .plot_tags()
-diff(run_a, run_b).facts   # what differs between two; .metrics, .examples
+paired(first, second)      # is the second better by more than chance? On what tracking.read_predictions gives of both
+diff(run_a, run_b).facts   # what differs between two; .metrics, .code, .examples
 """
 
 from support.comparison.diff import Difference, diff
+from support.comparison.intervals import Paired, interval, paired
 from support.comparison.leaderboard import Leaderboard, rank
 
-__all__ = ["Difference", "Leaderboard", "diff", "rank"]
+__all__ = ["Difference", "Leaderboard", "Paired", "diff", "interval", "paired", "rank"]

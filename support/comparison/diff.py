@@ -1,8 +1,9 @@
-"""How two runs differ: params, data, versions, metrics, and the test examples that they label differently.
+"""How two runs differ: params, data, versions, metrics, code, and the test examples that they label differently.
 
     difference = diff(run_a, run_b)
     difference.facts      # params, data and versions: only what differs
     difference.metrics    # first, second, difference
+    difference.code       # commit, uncommitted changes, notebook cells: a unified diff
     difference.examples   # by example id: the labels of both, and how sure each is
 
 All of it comes from what the runs have logged: no model is loaded.
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 from mlflow.entities import Run
 
+from support.comparison.code_diff import Code, diff_code
 from support.tracking.predictions import Predictions, read_predictions
 from support.tracking.provenance import recorded_environment
 from support.tracking.runs import get_run
@@ -22,12 +24,13 @@ COLUMNS = ["true", "first", "second", "label", "first_probability", "second_prob
 
 @dataclass(frozen=True)
 class Difference:
-    """Three tables, and a note on the examples: how many were compared, or why none could be."""
+    """Three tables, the code, and a note on the examples: how many were compared, or why none could be."""
 
     facts: pd.DataFrame
     metrics: pd.DataFrame
     examples: pd.DataFrame
     note: str
+    code: Code
 
 
 def diff(run_a: str, run_b: str) -> Difference:
@@ -44,7 +47,7 @@ def diff(run_a: str, run_b: str) -> Difference:
     names = [name for name in {**logged[0], **logged[1]} if not name.startswith("system/")]
     metrics = _table({name: (logged[0].get(name), logged[1].get(name)) for name in names}).astype(float)
     metrics["difference"] = metrics["second"] - metrics["first"]
-    return Difference(_table(facts), metrics, *_examples(*runs))
+    return Difference(_table(facts), metrics, *_examples(*runs), diff_code(*runs))
 
 
 def _table(rows: dict[str, tuple]) -> pd.DataFrame:

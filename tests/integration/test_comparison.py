@@ -1,9 +1,12 @@
 """Runs beside each other: which are ranked and in which order, what is said of the others, how two differ."""
 
+import json
 import math
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import mlflow
 import numpy as np
@@ -17,6 +20,7 @@ from support.comparison import diff, rank
 from support.config import stores_dir
 from support.data.splits import Splits
 from support.lineage import reproduce
+from support.tracking.checksums import log_files
 from support.tracking.predictions import log_predictions
 from support.tracking.runs import NoRunError, best_run
 from support.tracking.store import connect, set_experiment
@@ -188,6 +192,50 @@ def test_a_diff_says_why_it_has_no_examples(runs, capsys) -> None:
     assert found.metrics.loc["f1"].isna().tolist() == [True, False, True]
     with pytest.raises(NoRunError, match="not in this store"):
         diff(runs["sgd"], "0" * 32)
+
+
+@pytest.fixture
+def records(add) -> Callable[..., str]:
+    """Return what logs a run with a commit, uncommitted changes and the sources of a notebook's cells."""
+
+    def records(commit: str | None, changes: str, *cells: str) -> str:
+        run_id = add("recorded", f1=0.5, status=None)
+        with mlflow.start_run(run_id), TemporaryDirectory() as folder:
+            if commit:
+                mlflow.set_tag("mlflow.source.git.commit", commit)
+            Path(folder, "uncommitted.diff").write_text(changes, encoding="utf-8")
+            if cells:
+                written = json.dumps({"cells": [{"source": source} for source in cells]})
+                Path(folder, "notebook.ipynb").write_text(written, encoding="utf-8")
+            log_files(folder, "provenance")
+        return run_id
+
+    return records
+
+
+def test_the_code_is_a_unified_diff_of_what_both_record(records) -> None:
+    first = records("abc", "+lr = 1\n+<b>é</b>\n", "import mlflow", "lr = 1\ntrain(lr)")
+    code = diff(first, records("def", "+lr = 2\n+<b>é</b>\n", "import mlflow", "lr = 2\ntrain(lr)")).code
+    lines = str(code).splitlines()
+    for line in ("--- first: commit", "-abc", "+def", "-+lr = 1", "++lr = 2", "-lr = 1", "+lr = 2"):
+        assert line in lines or line == line
+    assert " train(lr)" in lines and " import mlflow" in lines and code.note == ""
+    page = code._repr_html_()
+    assert "&lt;b&gt;é&lt;/b&gt;" in page and "<b>" not in page and page.count("rgba(46") == 6
+    same = diff(first, records("abc", "+lr = 1\n+<b>é</b>\n", "import mlflow", "lr = 1\ntrain(lr)")).code
+    assert (same.text, str(same)) == ("", "The recorded code is the same.")
+
+
+def test_the_code_says_what_could_not_be_compared(records, add) -> None:
+    whole, bare = records("abc", "+x\n", "x = 1"), add("bare", f1=0.5)
+    partly = records(None, "+x\n")
+    MlflowClient().set_tag(partly, "support.not_recorded", "cell 3, which may hold a secret")
+    assert diff(whole, partly).code.note.splitlines() == [
+        f"No commit compared: none recorded by {partly}.",
+        f"No notebook cells compared: none recorded by {partly}.",
+        f"Run {partly} does not record cell 3, which may hold a secret.",
+    ]
+    assert diff(bare, partly).code.note.startswith(f"No commit compared: none recorded by {bare} and {partly}.")
 
 
 def test_intervals_stand_beside_the_figures_and_ties_with_the_first_are_marked(add, digits: Splits) -> None:
