@@ -33,7 +33,8 @@ from support.data.splits import Splits
 from support.models.params import name_of, resolve
 from support.search.space import Space
 from support.tracking import orphans, remote, runs, store
-from support.tracking.training_run import log_tags, start_run
+from support.tracking.results import log_tags
+from support.tracking.training_run import start_run
 
 HEARTBEAT, GRACE = 5, 30  # seconds between two heartbeats, and from the last one until a trial counts as lost
 ENDED, RUNNING = (TrialState.COMPLETE, TrialState.PRUNED), (TrialState.RUNNING,)
