@@ -25,19 +25,16 @@ from support.tracking import checksums, provenance
 PROGRAM = """
 import json, sys
 from pathlib import Path
-import mlflow
 from support.data.splits import Splits
-from support.tracking.runs import get_run, params_of, train_function_of
+from support.lineage.shared import train_anew
+from support.tracking.runs import get_run, params_of
 from support.tracking.store import connect
-from support.tracking.training_run import start_run, train_in
 
 folder, run_id, name, tags = Path(sys.argv[1]), *sys.argv[2:]
 connect()
-then = get_run(run_id)
-experiment = mlflow.get_experiment(then.info.experiment_id).name
-with start_run(name, experiment, tags=json.loads(tags)) as run:
-    train_in(run, params_of(then), Splits.load(folder / "data.json"), train_function_of(then))
-(folder / "run_id.txt").write_text(run.info.run_id)
+then, splits = get_run(run_id), Splits.load(folder / "data.json")
+again = train_anew(name, then, params_of(then), splits, None, json.loads(tags))
+(folder / "run_id.txt").write_text(again)
 """
 
 
@@ -59,8 +56,8 @@ def rebuild(run: Run, code: dict[str, str], folder: Path) -> bool:
     if changes.stat().st_size:
         # Not a checkout, else git takes the paths as relative to that one.
         apart = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}
-        apply = ["git", "apply", "--include=*.py", changes.name]
-        if subprocess.run(apply, cwd=folder, env=apart, capture_output=True, check=False).returncode:
+        git = ["git", "apply", "--include=*.py", changes.name]
+        if subprocess.run(git, cwd=folder, env=apart, capture_output=True, check=False).returncode:
             return False
     files = ((path.name, hashlib.sha256(path.read_bytes()).hexdigest()[:16]) for path in folder.rglob("*.py"))
     rebuilt = {(f"code of {name}", digest) for name, digest in files}

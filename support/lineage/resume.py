@@ -3,6 +3,7 @@
 resume(run_id)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import mlflow
@@ -34,7 +35,8 @@ def resume(run_id: str, params: Any = None, splits: Splits | None = None) -> str
         run = get_run(run_id)
         _refuse_unless_cut_off(run)
         train = train_function_of(run) if TRAIN in run.data.tags or params is None else None  # else the params'
-        params, splits = _agreed(run, params, splits)
+        params = _agreed(run, params, params_of, changes, "params")
+        splits = _agreed(run, splits, splits_of, data_changes, "data")
         start = run.data.tags.get(STARTED_FROM)
         more = {"start_from": start_of(start)} if start else {}
         saved, different = checkpoint_of(run_id).load(), provenance.differences(run, train)
@@ -63,21 +65,17 @@ def _refuse_unless_cut_off(run: Run) -> None:
         )
 
 
-def _agreed(run: Run, params: Any, splits: Splits | None) -> tuple[Any, Splits]:
-    """Return the params and the data that run and caller agree on. Raise LineageError if they do not."""
-    logged, recorded = _else(params_of, run, params), _else(splits_of, run, splits)
-    if params is not None and (different := changes(logged, params)):
-        raise LineageError(f"Run {run.info.run_id} began with other params:\n{listed(different)}")
-    if splits and (different := data_changes(recorded, splits)):
-        raise LineageError(f"Run {run.info.run_id} began with other data:\n{listed(different)}")
-    return logged, recorded
+def _agreed(run: Run, passed: Any, read: Callable[[Run], Any], changes: Callable[..., dict], what: str) -> Any:
+    """Return what the run records, or what was passed where it was cut off before it did.
 
-
-def _else(read, run: Run, passed: Any) -> Any:
-    """Return what the run records, or what was passed where the run was cut off before it did."""
+    Raise LineageError where it records something else than what was passed.
+    """
     try:
-        return read(run)
+        recorded = read(run)
     except RecordError:
         if passed is None:
             raise
         return passed
+    if passed is not None and (different := changes(recorded, passed)):
+        raise LineageError(f"Run {run.info.run_id} began with other {what}:\n{listed(different)}")
+    return recorded
