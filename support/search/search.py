@@ -20,7 +20,6 @@ from warnings import catch_warnings
 
 import mlflow
 import pandas as pd
-from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 from optuna.distributions import FloatDistribution as Float
 from optuna.distributions import IntDistribution as Int
@@ -55,11 +54,7 @@ SPACES = {
     ),
     "cnn": Space(
         Params(lr=1e-3, num_epochs=20, patience=5),
-        {
-            "lr": Float(3e-4, 5e-3, log=True),
-            "dropout_p": Float(0.2, 0.7),
-            "num_filters": Int(64, 256, step=64),
-        },
+        {"lr": Float(3e-4, 5e-3, log=True), "dropout_p": Float(0.2, 0.7), "num_filters": Int(64, 256, step=64)},
         trials=4,
     ),
 }
@@ -130,10 +125,17 @@ def trials(run_id: str) -> pd.DataFrame:
 
     `outcome` is measured, pruned, failed, cut off, or running. Params that a trial does not have are missing.
     """
-    sought = f"val_{mlflow.get_run(run_id).data.params['metric']}"
+    parent = mlflow.get_run(run_id)
+    children = mlflow.search_runs(
+        [parent.info.experiment_id],
+        f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'",
+        order_by=["attributes.start_time ASC"],
+        output_format="list",
+    )
+    sought = f"val_{parent.data.params['metric']}"
     figures = list(dict.fromkeys([sought, "val_precision", "val_recall"]))
     rows = []
-    for run in _children(run_id):
+    for run in children:
         row = {"run_id": run.info.run_id, "trial": run.info.run_name, "space": run.data.tags.get("space")}
         ended = {"FINISHED": run.data.tags.get("outcome"), "FAILED": "failed", "KILLED": "cut off"}
         row["outcome"] = ended.get(run.info.status, "running")
@@ -232,8 +234,9 @@ def _summarise(workers: list[Worker], splits: Splits, run_id: str, metric: str) 
     mlflow.log_metrics({f"trials_{name.replace(' ', '_')}": count for name, count in outcomes.items()})
     counted = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "none begun"
     if "measured" not in outcomes:
-        errors = [run.data.tags["error"] for run in _children(run_id) if "error" in run.data.tags]
-        why = f"The first error is {errors[0]}" if errors else "Give it more seconds"
+        failed = table.index[table.outcome == "failed"]
+        error = mlflow.get_run(failed[0]).data.tags.get("error") if len(failed) else None
+        why = f"The first error is {error}" if error else "Give it more seconds"
         raise SearchError(f"The search {run_id} has measured no trial ({counted}). {why}.")
     best = f"Best val_{metric}: {table[f'val_{metric}'].iloc[0]:.3f}, {table.trial.iloc[0]}."
     mlflow.set_tag(MLFLOW_RUN_NOTE, f"A search on the {splits.corpus} corpus. Trials: {counted}. {best}")
@@ -241,13 +244,3 @@ def _summarise(workers: list[Worker], splits: Splits, run_id: str, metric: str) 
         for picture, figure in plots.draw(worker.study, worker.name, f"val_{metric}").items():
             path = f"plots/{worker.name}-{picture}.png"
             mlflow.log_figure(figure, path, save_kwargs={"bbox_inches": "tight"})
-
-
-def _children(run_id: str) -> list[Run]:
-    """Return the runs of a search's trials, oldest first."""
-    return mlflow.search_runs(
-        [mlflow.get_run(run_id).info.experiment_id],
-        f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'",
-        order_by=["attributes.start_time ASC"],
-        output_format="list",
-    )
