@@ -77,3 +77,17 @@ print(json.dumps(found))
     }
     assert fresh_process(code, tmp_path, json.dumps(list(wanted)), json.dumps(TEXTS)) == wanted
     assert {path.name for path in tmp_path.iterdir()} == set(wanted), "it leaves nothing behind"
+
+
+def test_one_long_text_takes_memory_by_its_own_length(trained, tmp_path):
+    code = """
+import json, resource, sys
+from support.models import Tagger
+tagger = Tagger.load(sys.argv[1])
+tagger.predict(["a text"])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tagger.predict(["short"] * 63 + ["graph networks " * 27_000])
+print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6))
+"""
+    trained.save(tmp_path)
+    assert fresh_process(code, tmp_path, tmp_path) < 0.5, "gigabytes"
