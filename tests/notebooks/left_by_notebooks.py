@@ -36,7 +36,7 @@ LEFT = {
 }
 LEFT["series"] = LEFT["readers"] = set().union(*LEFT.values())
 # What a second run of a notebook, or another notebook, finds and keeps.
-ONCE = LEFT["02_dashboard"] | LEFT["05_search_and_promote"]
+ONCE = LEFT["02_dashboard"] | LEFT["04_reproduce_and_resume"] | LEFT["05_search_and_promote"]
 
 
 @pytest.fixture
