@@ -28,9 +28,7 @@ class LessonCNN(nn.Module):
     def __init__(self, vocab_size: int, num_classes: int, params: Params) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(vocab_size, params.embedding_dim, padding_idx=0)
-        self.conv = nn.ModuleList(
-            nn.Conv1d(params.embedding_dim, params.num_filters, k) for k in params.filter_sizes
-        )
+        self.conv = nn.ModuleList(nn.Conv1d(params.embedding_dim, params.num_filters, k) for k in params.filter_sizes)
         self.dropout = nn.Dropout(params.dropout_p)
         self.fc1 = nn.Linear(params.num_filters * len(params.filter_sizes), params.hidden_dim)
         self.fc2 = nn.Linear(params.hidden_dim, num_classes)
@@ -136,6 +134,4 @@ class Lesson:
         self.model.eval()
         cleaned = [clean(text) for text in texts]
         batches = self.loader(cleaned, [[] for _ in texts])
-        return np.vstack(
-            [self.model(tokens.to(self.device)).sigmoid().cpu().numpy() for tokens, _ in batches]
-        )
+        return np.vstack([self.model(tokens.to(self.device)).sigmoid().cpu().numpy() for tokens, _ in batches])

@@ -294,17 +294,13 @@ def best_run() -> dict:
             tracking.connect(folder)
             best = fill(Path(folder) / "mlflow.db", tracking.set_experiment(), count)
             found = []
-            times = [
-                seconds(lambda found=found: found.append(tracking.best_run().info.run_id)) for _ in range(5)
-            ]
+            times = [seconds(lambda found=found: found.append(tracking.best_run().info.run_id)) for _ in range(5)]
             if set(found) != {best}:
                 raise AssertionError("tracking.best_run did not find the best run")
             result[count] = {"ours": summary(times)}
             if count == 10_000:  # at 100,000 it takes minutes
                 result[count]["lesson"] = seconds(
-                    lambda: mlflow.search_runs(
-                        experiment_names=[tracking.EXPERIMENT], order_by=["metrics.f1 DESC"]
-                    )
+                    lambda: mlflow.search_runs(experiment_names=[tracking.EXPERIMENT], order_by=["metrics.f1 DESC"])
                 )
             mlflow.set_tracking_uri(None)
     return result
@@ -340,9 +336,7 @@ def tfidf(splits: Splits, classes: list[str], encode: Callable) -> dict:
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
     characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True, min_df=3)
     classifier = OneVsRestClassifier(LogisticRegression(solver="liblinear", C=10, class_weight="balanced"))
-    model = make_pipeline(make_union(words, characters), classifier).fit(
-        splits.train.text, encode(splits.train.tags)
-    )
+    model = make_pipeline(make_union(words, characters), classifier).fit(splits.train.text, encode(splits.train.tags))
     threshold = best_threshold(encode(splits.val.tags), model.predict_proba(splits.val.text))
     f1 = f1_of(encode(splits.test.tags), model.predict_proba(splits.test.text), threshold, classes)
     return {"f1": f1, "seconds": time.perf_counter() - start}

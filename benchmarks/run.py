@@ -122,9 +122,7 @@ def table(results: dict) -> str:
         target="at most 2 %",
         holds=tracked["share"]["median"] <= 0.02,
     )
-    add(
-        "the same with a checkpoint after each epoch", ours=spread(tracked["share_with_checkpoint"], "%", 100)
-    )
+    add("the same with a checkpoint after each epoch", ours=spread(tracked["share_with_checkpoint"], "%", 100))
     add("tracking, once a run: params, dataset, artifacts, figures", ours=spread(tracked["once_a_run"]))
     add(
         "peak memory",
@@ -200,9 +198,7 @@ def picture(results: dict, path: Path) -> None:
     found = {int(count): value for count, value in results["best_run"].items()}
     runs.plot(found.keys(), [value["ours"]["median"] for value in found.values()], "o-", color=BLUE)
     runs.plot(10_000, found[10_000]["lesson"], "o", color=ORANGE)
-    runs.annotate(
-        "a frame of all runs", (10_000, found[10_000]["lesson"]), (8, 0), textcoords="offset points"
-    )
+    runs.annotate("a frame of all runs", (10_000, found[10_000]["lesson"]), (8, 0), textcoords="offset points")
     runs.annotate(
         "tracking.best_run",
         (100_000, found[100_000]["ours"]["median"]),

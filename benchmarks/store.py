@@ -38,8 +38,7 @@ def fill(database: Path, experiment_id: str, count: int, epochs: int = 0, seed: 
             ),
         )
         db.executemany(
-            "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) "
-            "VALUES (?, ?, ?, 0, 0, ?)",
+            "INSERT INTO latest_metrics (key, value, timestamp, step, is_nan, run_uuid) VALUES (?, ?, ?, 0, 0, ?)",
             (
                 (k, v, START, run)
                 for run, row in zip(ids, values, strict=True)
