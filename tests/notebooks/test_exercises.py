@@ -15,11 +15,12 @@ from small import SMALL
 from support import exercises
 from support.config import PROJECT_DIR
 from support.data import corpus
+from support.exercises import checking
 from support.models.params import Params
 from support.tracking import training_run
 from support.tracking.store import connect, set_experiment
 
-TEXTS = tomllib.loads(exercises.TEXTS.read_text(encoding="utf-8"))
+TEXTS = tomllib.loads(checking.TEXTS.read_text(encoding="utf-8"))
 # What a notebook has done when a reader comes to its exercises, as far as they build on it: cells by a part of them.
 DONE_BEFORE = {"06": ['"on the train"'], "07": ["load_digits(", 'run_name="logistic"', "%%writefile"]}
 
@@ -72,7 +73,7 @@ def said(number: str) -> str:
 
 
 def test_each_exercise_has_a_check_a_hint_and_a_solution() -> None:
-    assert TEXTS.keys() == exercises._checks.keys()
+    assert TEXTS.keys() == checking.checks.keys()
     assert all(text.keys() == {"hint", "solution"} for text in TEXTS.values())
     with pytest.raises(ValueError, match="There is no exercise '99z'"):
         exercises.hint("99z")
