@@ -3,8 +3,6 @@
 They have no background of their own and mid-tone colours, so that they are legible in a light and a dark theme.
 """
 
-from collections import Counter
-
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
@@ -45,11 +43,7 @@ def plain(name: str) -> str:
 @styled
 def tag_counts(tags: pd.Series) -> Figure:
     """Show how many projects carry each tag. `tags` holds lists of str."""
-    counts = Counter(tag for row in tags for tag in row).most_common()
-    names, values = zip(*reversed(counts), strict=True)
-    figure, axes = new_figure(height=0.19 * len(names) + 0.8)
-    axes.barh([plain(name) for name in names], values, color=BLUE)
-    axes.margins(y=0.01)
+    figure, axes = _bars(tags.explode().value_counts(ascending=True))
     axes.set(title="Projects by tag", xlabel="projects")
     return figure
 
@@ -75,19 +69,18 @@ def learning_curves(
     Losses are the metrics with "loss" in their names; where there is none, it is all of them. `best_run` is
     step -> validation loss of another run, drawn in grey.
     """
-    epochs = range(1, len(history) + 1)
-    names = list(dict.fromkeys(name for metrics in history for name in metrics))
-    losses = [name for name in names if "loss" in name] or names
+    by_epoch = pd.DataFrame(history, index=range(1, len(history) + 1))
+    losses = by_epoch.filter(like="loss")
+    shown = by_epoch if losses.empty else losses
     figure, axes = new_figure()
     if best_run:
         axes.plot(list(best_run), list(best_run.values()), color=GREY, linewidth=1, label="best run so far")
-    for number, name in enumerate(losses):
-        values = [metrics.get(name, np.nan) for metrics in history]
-        axes.plot(epochs, values, color=(BLUE, ORANGE, f"C{number}")[min(number, 2)], label=plain(name))
+    for number, name in enumerate(shown):
+        axes.plot(shown[name], color=(BLUE, ORANGE, f"C{number}")[min(number, 2)], label=plain(name))
     if best_epoch:
         axes.axvline(best_epoch, color=GREY, linestyle="--", label=f"best epoch ({best_epoch})")
     axes.set_title("\n".join(map(plain, title.splitlines())), fontsize="medium")
-    axes.set(xlabel="epoch", ylabel="loss" if losses != names else "")
+    axes.set(xlabel="epoch", ylabel="" if losses.empty else "loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     return figure
@@ -115,12 +108,17 @@ def precision_recall(targets: np.ndarray, probabilities: np.ndarray, threshold: 
 @styled
 def f1_by_tag(performance: dict, split: str = "test") -> Figure:
     """Show the F1 of each tag in a split, best first, from `get_performance`."""
-    by_tag = sorted(performance["class"].items(), key=lambda item: item[1]["f1"])
     overall = performance["overall"]["f1"]
-    figure, axes = new_figure(height=0.19 * len(by_tag) + 0.8)
-    axes.barh([plain(name) for name, _ in by_tag], [values["f1"] for _, values in by_tag], color=BLUE)
+    by_tag = pd.Series({name: figures["f1"] for name, figures in performance["class"].items()})
+    figure, axes = _bars(by_tag.sort_values(kind="stable"))
     axes.axvline(overall, color=ORANGE, linestyle="--")
-    axes.margins(y=0.01)
     title = f"F1 by tag, {split} split (dashed: weighted mean, {overall:.2f})"
     axes.set(title=title, xlabel="F1", xlim=(0, 1))
     return figure
+
+
+def _bars(values: pd.Series) -> tuple[Figure, Axes]:
+    figure, axes = new_figure(height=0.19 * len(values) + 0.8)
+    axes.barh([plain(name) for name in values.index], values, color=BLUE)
+    axes.margins(y=0.01)
+    return figure, axes

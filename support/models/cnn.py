@@ -55,7 +55,10 @@ class CNN(nn.Module):
         Each text is read as if padding without end came after it, so its logits depend neither on how
         far it is padded nor on the other texts.
         """
-        pooled = self._lookup(tokens) if self.uses_lookup else self._convolve(tokens)
+        if self.uses_lookup:
+            pooled = conv_max(tokens, self._table(), self.filter_sizes) + torch.cat([conv.bias for conv in self.conv])
+        else:
+            pooled = self._convolve(tokens)
         return self.fc2(self.dropout(self.fc1(pooled)))
 
     @property
@@ -67,10 +70,6 @@ class CNN(nn.Module):
     def tuned(self) -> AbstractContextManager:
         """Return the context in which the model trains and tags fastest."""
         return short_steps() if self.uses_lookup else nullcontext()
-
-    def _lookup(self, tokens: Tensor) -> Tensor:
-        bias = torch.cat([conv.bias for conv in self.conv])
-        return conv_max(tokens, self._table(), self.filter_sizes) + bias
 
     def _table(self) -> Tensor:
         """Return the look-up table. While no weight asks for a gradient, it is made once and kept."""
