@@ -1,7 +1,6 @@
 """One process of a search: Optuna's `study.optimize` on a study a space, and a child run of MLflow a trial.
 
-The studies lie in a database, so any number of processes may work on them. Optuna suggests params (TPE), prunes,
-and notices by heartbeats that the process of a trial is gone. Such a trial is tried again.
+Any number of processes share the studies. Optuna suggests params (TPE), prunes, and retries a dead process's trial.
 
 A child run ends FINISHED with the tag `outcome`: measured, or pruned (given up early). FAILED: its training raised
 the `error`; Optuna takes it for pruned, and avoids its like. KILLED: it was cut off, and another takes its place.
@@ -10,6 +9,7 @@ the `error`; Optuna takes it for pruned, and avoids its like. KILLED: it was cut
 import json
 import math
 import os
+import random
 import subprocess
 import sys
 import time
@@ -21,9 +21,7 @@ from typing import Any
 from warnings import catch_warnings
 
 import mlflow
-import numpy as np
 import optuna
-import torch
 from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import NullPool, create_engine
@@ -37,11 +35,12 @@ from support.tracking.results import log_tags
 from support.tracking.training_run import start_run
 
 HEARTBEAT, GRACE = 5, 30  # seconds between two heartbeats, and from the last one until a trial counts as lost
+RETRY = optuna.storages.RetryHeartbeatStaleTrialCallback
 ENDED, RUNNING = (TrialState.COMPLETE, TrialState.PRUNED), (TrialState.RUNNING,)
 
 
 class CutOff(KeyboardInterrupt):
-    """The search's time is up, or what it belongs to is gone. A training does not catch it by mistake."""
+    """The time is up, or the search is gone. An interrupt, which no training catches by mistake."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,7 @@ class Worker:
 
     name: str
     space: Space
+    storage: optuna.storages.RDBStorage
     study: optuna.Study
     splits: Splits
     config: dict[str, Any]
@@ -62,29 +62,27 @@ class Worker:
         """Return the trials that were measured, pruned or failed."""
         return self.study.get_trials(deepcopy=False, states=ENDED)
 
-    def running(self) -> list[FrozenTrial]:
-        """Return the trials that a process works on."""
-        return [t for t in self.study.get_trials(deepcopy=False, states=RUNNING) if "process" in t.user_attrs]
-
     def has_room(self) -> bool:
         """Return whether there is a trial to begin: some are left, and the last ones brought something."""
         values = [t.value if t.state == TrialState.COMPLETE else -math.inf for t in self.ended()]
-        patient = not values or len(values) - 1 - int(np.argmax(values)) < self.config["patience"]
-        return patient and len(values) + len(self.running()) < self.space.trials
+        patient = not values or len(values) - 1 - values.index(max(values)) < self.config["patience"]
+        return patient and len(self.study.get_trials(deepcopy=False, states=ENDED + RUNNING)) < self.space.trials
 
     def is_over(self) -> bool:
         """Return whether there is no trial to begin, and no process works on one."""
-        return not self.has_room() and not self.running()
+        return not self.has_room() and not self.study.get_trials(deepcopy=False, states=RUNNING)
 
     def objective(self, trial: Trial) -> float:
         """Return the metric on the validation split for params that Optuna suggests, from a child run."""
         trial.set_user_attr("process", orphans.this_process())
-        place = sum(other.number < trial.number for other in self.ended() + self.running())
-        if self.stop() or place >= self.space.trials:  # another process took the last one
+        numbers = [t.number for t in self.study.get_trials(deepcopy=False, states=ENDED + RUNNING)]
+        if self.stop() or sum(n < trial.number for n in numbers) >= self.space.trials:  # another took the last one
             raise CutOff
-        # The params follow from the seed and the trials before, however often the search is resumed.
-        seed = np.random.SeedSequence([self.config["seed"], place]).generate_state(1)[0]
-        self.study.sampler = optuna.samplers.TPESampler(seed=int(seed))
+        # The params follow from the seed and the trials before, those of a retry too, however often it is resumed.
+        first = RETRY.retried_trial_number(self.study.get_trials(deepcopy=False)[trial.number])
+        place = sum(n < (trial.number if first is None else first) for n in numbers)
+        seed = random.Random(f"{self.config['seed']} {place}").getrandbits(32)
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed)
         tags = {"space": self.name, "corpus": self.splits.corpus, "split_seed": self.splits.seed}
         how = {"nested": True, "parent_run_id": self.config["parent_id"], "log_system_metrics": False}
         with start_run(f"{self.name}-{trial.number}", tags=tags, **how) as run:
@@ -148,7 +146,7 @@ def open_workers(config: dict[str, Any], splits: Splits) -> list[Worker]:
     for name, values in config["spaces"].items():
         pruner = optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=3)
         study = optuna.create_study(study_name=f"{config['parent_id']}/{name}", pruner=pruner, **how)
-        workers.append(Worker(name, Space.from_dict(values), study, splits, config))
+        workers.append(Worker(name, Space.from_dict(values), storage, study, splits, config))
         alive = study.get_trials(deepcopy=False, states=(*ENDED, *RUNNING, TrialState.WAITING))
         if not any("fixed_params" in trial.system_attrs for trial in alive):
             study.enqueue_trial(workers[-1].space.first())
@@ -176,48 +174,54 @@ def work(workers: list[Worker], tell: Callable[[], None] = lambda: None) -> None
 
 def end_lost(workers: list[Worker]) -> None:
     """Take over the trials of dead processes: those of this machine at once, of others when they count as lost."""
-    for study in [worker.study for worker in workers]:
+    for study, storage in [(worker.study, worker.storage) for worker in workers]:
         optuna.storages.fail_stale_trials(study)
         for trial in study.get_trials(states=RUNNING):
-            if orphans.is_gone(trial.user_attrs.get("process", "")):
-                try:
-                    lost = study.tell(trial.number, state=TrialState.FAIL)
-                except (ValueError, UpdateFinishedTrialError):  # another process was faster
-                    continue
-                take_over(study, lost)
+            gone = orphans.is_gone(trial.user_attrs.get("process", ""))
+            try:
+                if gone:
+                    study.tell(trial.number, state=TrialState.FAIL)
+                elif "process" not in trial.user_attrs:  # it has just begun; or its process died before any heartbeat
+                    study_id = storage.get_study_id_from_name(study.study_name)
+                    trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+                    storage.record_heartbeat(trial_id)  # the one that it will be missed by
+                    storage.set_trial_user_attr(trial_id, "process", "")
+            except (ValueError, UpdateFinishedTrialError):  # another process was faster
+                continue
+            if gone:
+                take_over(study, trial)
 
 
 def take_over(study: optuna.Study, trial: FrozenTrial) -> None:
     """Try the trial of a dead process again. Where its run has ended, only tell the study what came of it."""
     found, trial.user_attrs = trial.user_attrs, {}  # the next try has another process and run
     run = mlflow.get_run(found["run_id"]) if "run_id" in found else None
-    if run and run.info.status in ("FINISHED", "FAILED"):
-        state = TrialState.COMPLETE if "value" in found else TrialState.PRUNED
-        how = {"params": trial.params, "distributions": trial.distributions, "value": found.get("value")}
-        return study.add_trial(optuna.create_trial(state=state, **how))
-    if run and run.info.status == "RUNNING":
+    done = run and run.info.status in ("FINISHED", "FAILED")
+    if run and not done:
         mlflow.MlflowClient().set_terminated(run.info.run_id, "KILLED")
-    # Not more than three times: it may be the trial that kills its process.
-    optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=3)(study, trial)
+    if done or len(RETRY.retry_history(trial)) == 3:  # it may be what kills its process: then it counts as tried
+        value = found.get("value") if done else None
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        how = {"params": trial.params, "distributions": trial.distributions}
+        study.add_trial(optuna.create_trial(state=state, value=value, **how))
+    else:
+        RETRY()(study, trial)
 
 
 @contextmanager
 def search_lock(storage: str) -> Iterator[None]:
     """Let one process at a time make runs and studies: of this machine, or of all that share PostgreSQL."""
-    if storage.startswith("sqlite"):
-        with store.store_lock(storage):
-            yield
-    else:
-        with create_engine(storage, poolclass=NullPool).connect() as connection:  # the lock ends with it
+    local = storage.startswith("sqlite")
+    with store.store_lock(storage) if local else create_engine(storage, poolclass=NullPool).connect() as connection:
+        if not local:  # the lock ends with the connection
             connection.exec_driver_sql("SELECT pg_advisory_lock(hashtext('support.search'))")
-            yield
+        yield
 
 
 @contextmanager
 def helpers(count: int, workers: list[Worker]) -> Iterator[None]:
-    """Start so many processes that take part, and end them in any case. When this process dies, they end too, after
-    the epoch or model that they are at. The config may hold a password, so it goes through their standard input.
-    """
+    """Start so many processes that take part, and end them in any case. When this process dies, they end after the
+    epoch or model that they are at. The config may hold a password: it goes through their standard input."""
     environment = {**os.environ, "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri(), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from support.search.worker import take_part; take_part()"]
     how = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "cwd": PROJECT_DIR, "env": environment}
@@ -245,7 +249,6 @@ def take_part() -> None:
     """Take part in the search that the first line of standard input tells of."""
     config = json.loads(sys.stdin.readline())
     sys.path[:] = config["path"]  # it imports what the notebook can import
-    torch.set_num_threads(1)
     store.connect()
     parent = mlflow.get_run(config["parent_id"])
     mlflow.set_experiment(experiment_id=parent.info.experiment_id)

@@ -85,7 +85,7 @@ def test_a_search_is_over_when_all_is_tried_or_nothing_better_comes(outcomes, ha
             attributes = {"value": outcome}
         study.add_trial(create_trial(state=state, params={"C": 2}, distributions=C, **attributes))
     config = {"patience": 2, "until": time.monotonic() + 60, "owner": "host boot 1 2"}
-    worker = Worker("linear", Space(LinearParams(), C, 5), study, None, config)
+    worker = Worker("linear", Space(LinearParams(), C, 5), None, study, None, config)
     assert (worker.has_room(), worker.is_over()) == (has_room, is_over)
     assert not worker.stop()
     config["owner"] = this_process().rsplit(" ", 1)[0] + " 1"
