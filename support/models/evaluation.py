@@ -1,7 +1,8 @@
 """How good predictions are, how long they take, and where to put the threshold between a tag and no tag."""
 
 import statistics
-import time
+from functools import partial
+from timeit import timeit
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,9 +57,4 @@ def measure(tagger: "TextTagger", part: pd.DataFrame) -> dict:
 def latency_ms(tagger: "TextTagger", texts: list[str]) -> float:
     """Return the milliseconds that tagging one text takes: the median over `texts`, after one to warm up."""
     tagger.predict(texts[:1])
-    seconds = []
-    for text in texts:
-        started = time.perf_counter()
-        tagger.predict([text])
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds) * 1000
+    return statistics.median(timeit(partial(tagger.predict, [text]), number=1) for text in texts) * 1000

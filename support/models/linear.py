@@ -33,7 +33,6 @@ from support.models.training import OnEpoch, class_weights
 from support.models.weights import read_weights
 
 FOLDS = 5
-BLOCKS = ("words", "letters")  # of features
 
 
 @checked
@@ -110,12 +109,12 @@ class LinearTagger(TextTagger):
 
 
 def _vocabularies(values: dict) -> dict[str, list[str]]:
-    """Return each block's vocabulary. Raise ValueError for anything else."""
-    need(values.keys() == set(BLOCKS), f"it must have {' and '.join(BLOCKS)}")
-    for vocabulary in values.values():
-        strings = isinstance(vocabulary, list) and all(isinstance(term, str) for term in vocabulary)
-        need(strings and 0 < len(set(vocabulary)) == len(vocabulary), "a vocabulary must be different texts")
-    return {name: values[name] for name in BLOCKS}
+    """Return the vocabularies. Raise ValueError for anything else."""
+    need(values.keys() == {"words", "letters"}, "it must have words and letters")
+    for terms in values.values():
+        strings = isinstance(terms, list) and all(isinstance(term, str) for term in terms)
+        need(strings and 0 < len(set(terms)) == len(terms), "a vocabulary must be different texts")
+    return {"words": values["words"], "letters": values["letters"]}
 
 
 def train_linear(
