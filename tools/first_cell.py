@@ -10,7 +10,8 @@ if "google.colab" in sys.modules and not home.is_dir():
 places = [Path.cwd(), *Path.cwd().parents, home]
 root = next((place for place in places if (place / "support" / "environment.py").is_file()), None)
 if root is None:
-    raise FileNotFoundError("No folder support/ here or above: open this notebook in the project's folder.")
+    message = "No folder support/ here or above: open this notebook in the project's folder."
+    raise FileNotFoundError(message)
 sys.path.insert(0, str(root))
 
 from support import environment
