@@ -5,7 +5,7 @@ from mlflow.entities import Run, ViewType
 
 from support.config import stores_dir
 from support.exercises.checking import exercise, runs
-from support.tracking.runs import why_left_out
+from support.tracking.runs import score, why_left_out
 from support.tracking.training_run import ORIGIN
 
 # Notebook 04
@@ -52,6 +52,34 @@ def _losses(run: Run) -> list[tuple[int, float]]:
 
 
 # Notebook 05
+
+
+@exercise("05a")
+def _promotion_refused() -> str | None:
+    refused = runs(where="tags.refused LIKE '%does not beat the champion%'")
+    return None if refused else "No run has a tag `refused` with the sentence of the refusal."
+
+
+@exercise("05b")
+def _own_search() -> str | None:
+    for run in runs("my-search"):
+        if run.data.metrics.get("trials_measured", 0) < 3:
+            return "The search `my-search` has not measured three trials yet."
+        told = run.data.tags.get("verdict", "").startswith("linear: the best of")
+        return None if told else "The run `my-search` has no tag `verdict` with what search.verdict says."
+    return "There is no search `my-search`."
+
+
+@exercise("05c")
+def _own_champion() -> str | None:
+    client = mlflow.MlflowClient()
+    versions = client.search_model_versions("name = 'my-tagger'")
+    if len(versions) < 2:
+        return "The model `my-tagger` has no two versions yet."
+    scores = {each.version: score(mlflow.get_run(each.run_id)) for each in versions}
+    champion = client.get_registered_model("my-tagger").aliases.get("champion")
+    best = champion and scores[champion] == max(scores.values()) > min(scores.values())
+    return None if best else "The champion of `my-tagger` is not the version with the best validation F1."
 
 
 # Notebook 06
