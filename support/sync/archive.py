@@ -5,7 +5,8 @@ run_ids = import_runs("runs.zip")           # of the copies in the current store
 
 An export is a sync into a new SQLite store, zipped: `mlflow.db`, the runs' files under `artifacts/`, and
 `manifest.json` with each file's sha256. An import checks all of that before MLflow reads it, and is a sync
-from there that writes to no run but its own copies. Registered models are not exported.
+from there that writes to no run but its own copies. Registered models are not exported. Nothing in the zip is
+compressed: so it can be no larger than it says, and weights would hardly become smaller.
 """
 
 import hashlib
@@ -16,7 +17,6 @@ import sqlite3
 import stat
 import uuid
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path, PurePosixPath
@@ -25,16 +25,15 @@ from tempfile import TemporaryDirectory
 import mlflow
 
 from support.models.files import need
-from support.sync.endpoint import ERRORS, ORIGIN, Endpoint, pages, reason
+from support.sync.endpoint import ERRORS, ORIGIN, Endpoint, open_store, pages, reason
 from support.sync.sync import Report, copy_runs
 from support.tracking import database
 from support.tracking.runs import get_run
 
 DATABASE, MANIFEST, FILES = "mlflow.db", "manifest.json", "artifacts"
-RATIO, SMALL = 50, 64_000_000  # unpacked, a zip may be 50 times as large, or 64 MB
 LARGEST = 20_000_000  # bytes of the manifest, and of a value in the database: MLflow's own limit is 16 MB
 LATEST = 9_000_000_000_000  # milliseconds since 1970: the last day that pandas can show is in 2262
-LIBRARIES = (zipfile.BadZipFile, zlib.error, sqlite3.Error, EOFError, RuntimeError, LookupError, TypeError)
+LIBRARIES = (zipfile.BadZipFile, sqlite3.Error, EOFError, RuntimeError, LookupError, TypeError)
 
 # The database of an export. Checked against mlflow 3.17: what must be as in a new store, first of all no view
 # that stands for a table; the Python type of a column; what else holds for each row.
@@ -78,13 +77,13 @@ def export_runs(run_ids: list[str], path: str | Path) -> Path:
             need(run.info.status != "RUNNING", f"run {run.info.run_id} is running: wait for its end")
         ids = {run.info.experiment_id for run in runs}
         experiments = [source.client.get_experiment(experiment_id) for experiment_id in ids]
+        target = open_store(f"{database.SQLITE}{(folder / DATABASE).as_posix()}")
+        target.client.rename_experiment("0", uuid.uuid4().hex)  # unused: it has a folder of its own for its files
         report = Report(path.name)
-        copy_runs(source, _new_store(folder), runs, experiments, report)
+        copy_runs(source, target, runs, experiments, report)
         need(not report.failed, "; ".join([*report.failed.values()][:3]))
         try:
-            _zip(folder, half, zipfile.ZIP_DEFLATED)
-            if sum(file.stat().st_size for file in _files(folder).values()) > _limit(half):
-                _zip(folder, half, zipfile.ZIP_STORED)  # a model of zeros, say
+            _zip(folder, half)
             _unpack(half, again, like=folder / DATABASE)
             half.replace(path)
         finally:
@@ -131,13 +130,6 @@ def _folder() -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
-def _new_store(folder: Path) -> Endpoint:
-    database.prepare(folder / DATABASE)
-    store = Endpoint(f"{database.SQLITE}{(folder / DATABASE).as_posix()}")
-    store.client.rename_experiment("0", uuid.uuid4().hex)  # it keeps its files in the folder that one is in: unused
-    return store
-
-
 def _files(folder: Path) -> dict[str, Path]:
     paths = [folder / DATABASE, *sorted((folder / FILES).rglob("*"))]
     return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
@@ -148,15 +140,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _limit(path: Path) -> int:
-    """Return how many bytes a zip may take when it is unpacked. So no small one fills memory or disk."""
-    return max(SMALL, RATIO * path.stat().st_size)
-
-
-def _zip(folder: Path, path: Path, compression: int) -> None:
+def _zip(folder: Path, path: Path) -> None:
     files = _files(folder)
     manifest = {"store": folder.as_uri(), "files": {name: _sha256(file) for name, file in files.items()}}
-    with zipfile.ZipFile(path, "w", compression, strict_timestamps=False) as archive:
+    with zipfile.ZipFile(path, "w", strict_timestamps=False) as archive:
         for name, file in files.items():
             archive.write(file, name)
         archive.writestr(MANIFEST, json.dumps(manifest))
@@ -169,8 +156,8 @@ def _unpack(path: Path, folder: Path, like: Path) -> Endpoint:
     """
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
-        size, limit = sum(member.file_size for member in members), _limit(path)
-        need(size <= limit, f"it would take {size / 1e6:,.0f} MB, {limit / 1e6:,.0f} MB are the limit for its size")
+        size = sum(member.file_size for member in members)
+        need(size <= path.stat().st_size, f"it would take {size / 1e6:,.0f} MB, more than it has itself")
         need(size < shutil.disk_usage(folder).free, f"it takes {size / 1e6:,.0f} MB, more than is free")
         for member in members:
             _extract(archive, member, folder)
@@ -195,7 +182,7 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) ->
     need(inside, f"the name {name!r} leads out of it")
     need(parts[0] == FILES or name in (DATABASE, MANIFEST), f"{name!r} is no part of an export")
     need(stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG), f"{name!r} is a link")
-    need(member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED), f"{name!r} is packed in another way")
+    need(member.compress_type == zipfile.ZIP_STORED, f"{name!r} is compressed")
     target.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(member) as packed, target.open("xb") as file:  # x: no name comes twice
         shutil.copyfileobj(packed, file, 1_000_000)

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,8 +23,9 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
-from support.tracking import remote
+from support.tracking import database, remote
 from support.tracking.orphans import PROCESS, host
+from support.tracking.store import database_of, store_lock
 from support.tracking.training_run import ORIGIN
 
 FROM = "support.sync.from"  # the store that the copy was made from
@@ -70,15 +71,12 @@ class Endpoint:
             self.learn(origin, same[0].model_id)
         return found
 
-    def sizes(self, artifact_uri: str) -> dict[str, int]:
-        """Return path -> bytes for the files under an artifact URI of this store."""
-        repository, found, folders = self._repository(artifact_uri), {}, [None]
-        while folders:
-            for entry in repository.list_artifacts(folders.pop()):
-                if entry.is_dir:
-                    folders.append(entry.path)
-                else:
-                    found[entry.path] = entry.file_size or 0  # a server does not say that it is 0
+    def sizes(self, artifact_uri: str, folder: str | None = None) -> dict[str, int]:
+        """Return path -> bytes for the files under an artifact URI of this store, or in one of its folders."""
+        found = {}
+        for entry in self._repository(artifact_uri).list_artifacts(folder):
+            # A server does not say of a file that it has 0 bytes.
+            found |= self.sizes(artifact_uri, entry.path) if entry.is_dir else {entry.path: entry.file_size or 0}
         return found
 
     def fetch(self, artifact_uri: str, folder: Path) -> dict[str, Path]:
@@ -88,10 +86,9 @@ class Endpoint:
             return {name: Path(repository.artifact_dir, name) for name in names}
         files = {name: folder / name for name in names}
         for name, file in files.items():
-            if not file.exists():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                served = quote(name) if isinstance(repository, HttpArtifactRepository) else name
-                Path(repository.download_artifacts(served, str(folder))).replace(file)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            served = quote(name) if isinstance(repository, HttpArtifactRepository) else name
+            Path(repository.download_artifacts(served, str(folder))).replace(file)
         return files
 
     def upload(self, artifact_uri: str, files: dict[str, Path]) -> None:
@@ -116,6 +113,18 @@ class Endpoint:
         return get_artifact_repository(artifact_uri, self.uri)
 
 
+def open_store(uri: str) -> Endpoint:
+    """Return the endpoint of a store. One that is SQLite is made first, or brought up to date."""
+    path = database_of(uri)
+    with store_lock(uri):
+        if path:
+            database.prepare(path)
+        endpoint = Endpoint(uri)
+        if path:
+            database.follow_move(path)  # a new store's first experiment would keep its files elsewhere
+    return endpoint
+
+
 def pages(search: Callable, *args, **kwargs) -> Iterator:
     """Yield all that one of MLflow's searches finds, page after page."""
     page = search(*args, **kwargs)
@@ -135,35 +144,31 @@ def reason(error: Exception) -> str:
     return remote.without_login(str(error).partition("\n")[0])[:300]
 
 
-Endpoints = tuple[Endpoint, Endpoint]
-
-
-def server_away(endpoints: Endpoints) -> remote.ServerAway | None:
+def server_away(endpoints: Iterable[Endpoint]) -> remote.ServerAway | None:
     """Ask those of the endpoints that are servers. Return what says that one is away, or None."""
     try:
-        for uri in filter(remote.is_server, (endpoint.uri for endpoint in endpoints)):
-            remote.ask(uri)
+        for endpoint in endpoints:
+            if remote.is_server(endpoint.uri):
+                remote.ask(endpoint.uri)
     except remote.ServerAway as away:
         return away
-    return None
 
 
-def each(endpoints: Endpoints, entries: dict, work: Callable, failed: dict[str, str]) -> Iterator[tuple]:
+def each(endpoints: Iterable[Endpoint], entries: dict, work: Callable, failed: dict[str, str]) -> Iterator[tuple]:
     """Do the work on each entry, a few at a time, and yield (its name, the result).
 
-    What fails goes into `failed`, with its reason. Raise ServerAway where that is why.
+    What fails goes into `failed`, with its reason. Raise ServerAway where that is why. A server is waited for
+    most of the time: four threads copy to it in less than half the time of one.
     """
     with ThreadPoolExecutor(THREADS) as pool:
         results = {name: pool.submit(work, entry) for name, entry in entries.items()}
         try:
             for name, result in results.items():
                 try:
-                    done = result.result()
+                    yield name, result.result()
                 except ERRORS as error:
                     if away := server_away(endpoints):
                         raise away from None
                     failed[name] = reason(error)
-                else:
-                    yield name, done
         finally:
             pool.shutdown(cancel_futures=True)  # also where whoever asked for the results goes no further

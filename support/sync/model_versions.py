@@ -1,44 +1,33 @@
 """Registered versions of runs that were copied: to the other store's registry, with tags and aliases.
 
-models = versions_of(source, ids)                          # name -> (model, versions), those of copied runs
-copy_versions(source, target, *models["tagger"], ids)      # the new ones' names, ["tagger 3"]
-
 A version is known again by its tag `support.sync.origin`. Its number is the other registry's next one. An
 alias goes along where it is free there, or is on a version from here: a team's champion stays the champion.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import mlflow
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from support.sync.endpoint import NOT_COPIED, ORIGIN, CopyError, Endpoint, pages
+from support.sync.endpoint import NOT_COPIED, ORIGIN, CopyError, Endpoint, each, pages
 
 
-def versions_of(source: Endpoint, ids: dict[str, str]) -> dict[str, tuple[RegisteredModel, list[ModelVersion]]]:
-    """Return the registered models with versions of these runs, the oldest version first."""
-    found: dict[str, list[ModelVersion]] = {}
+def copy_versions(source: Endpoint, target: Endpoint, ids: dict[str, str], failed: dict[str, str]) -> list[str]:
+    """Copy the registered versions of copied runs, run id -> copy's id, and return the new ones: ["tagger 3"].
+
+    A model that fails is in `failed`, with its reason.
+    """
+    models: dict[str, list[ModelVersion]] = {}
     for version in pages(source.client.search_model_versions):
         if version.run_id in ids:
-            found.setdefault(version.name, []).append(version)
-    for versions in found.values():
-        versions.sort(key=lambda version: int(version.version))
-    return {name: (source.client.get_registered_model(name), versions) for name, versions in found.items()}
-
-
-@contextmanager
-def current_store(uri: str) -> Iterator[None]:
-    """Make a store MLflow's current one for a while.
-
-    A SQLite store looks there, and not in itself, for the logged model of a new version (MLflow 3.17).
-    """
+            models.setdefault(version.name, []).append(version)
     before, given = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
+    # A SQLite store looks in the current store, and not in itself, for a new version's logged model (MLflow 3.17).
+    mlflow.set_tracking_uri(target.uri)
     try:
-        yield
+        copied = each((source, target), models, lambda versions: _copy_model(source, target, versions, ids), failed)
+        return [name for _, new in copied for name in new]
     finally:
         mlflow.set_tracking_uri(before)
         os.environ.pop("MLFLOW_TRACKING_URI", None)  # MLflow has written it there, too
@@ -46,28 +35,22 @@ def current_store(uri: str) -> Iterator[None]:
             os.environ["MLFLOW_TRACKING_URI"] = given
 
 
-def copy_versions(
-    source: Endpoint,
-    target: Endpoint,
-    model: RegisteredModel,
-    versions: list[ModelVersion],
-    ids: dict[str, str],
-) -> list[str]:
-    """Copy a registered model's versions, and return the new ones. The target has to be the current store.
-
-    Raise CopyError for a version whose files are not among those of its run.
-    """
-    client, name, new, copies = target.client, model.name, [], {}
+def _copy_model(source: Endpoint, target: Endpoint, versions: list[ModelVersion], ids: dict[str, str]) -> list[str]:
+    """Copy versions of one model, the oldest first, and its aliases. Return the new ones' names."""
+    client, new, copies = target.client, [], {}
+    model = source.client.get_registered_model(versions[0].name)
+    name = model.name
     try:
         client.create_registered_model(name, model.tags, model.description)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in versions:
+    for version in sorted(versions, key=_number):
         copy = _find(target, version)
         if copy is None:
-            uri, model_id = _files(source, target, version, ids[version.run_id])
-            tags, run_id = {**version.tags, ORIGIN: _origin(version)}, ids[version.run_id]
+            run_id = ids[version.run_id]
+            uri, model_id = _files(source, target, version, run_id)
+            tags = {**version.tags, ORIGIN: _origin(version)}
             client.create_model_version(name, uri, run_id, tags, None, version.description, 0, model_id)
             copy = _find(target, version)
             new.append(f"{name} {copy.version}")
@@ -85,6 +68,10 @@ def copy_versions(
     return new
 
 
+def _number(version: ModelVersion) -> int:
+    return int(version.version)
+
+
 def _origin(version: ModelVersion) -> str:
     """Return where and when a version was made first; every registry counts its own numbers."""
     return version.tags.get(ORIGIN, f"{version.version} of {version.creation_timestamp}")
@@ -92,7 +79,7 @@ def _origin(version: ModelVersion) -> str:
 
 def _find(target: Endpoint, version: ModelVersion) -> ModelVersion | None:
     found = pages(target.client.search_model_versions, f"name = '{version.name}'")
-    same = sorted((v for v in found if _origin(v) == _origin(version)), key=lambda v: int(v.version))
+    same = sorted((other for other in found if _origin(other) == _origin(version)), key=_number)
     for double in same[1:]:  # a request whose answer was lost was sent again
         target.client.delete_model_version(double.name, double.version)
     return same[0] if same else None

@@ -11,9 +11,9 @@ completes what was cut off, and brings nothing twice. A run that still runs is c
 a copy has, a tag that a colleague gave it, stays. Deleted runs, traces and prompts are not copied.
 """
 
-import os
+import io
 import sys
-import time
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 
 import mlflow
@@ -22,12 +22,12 @@ from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from support.sync.copying import copy_run
-from support.sync.endpoint import ERRORS, Endpoint, each, pages, reason, server_away
+from support.sync.endpoint import ERRORS, Endpoint, each, open_store, pages, reason, server_away
 from support.sync.matching import find_or_make_copies
-from support.sync.model_versions import copy_versions, current_store, versions_of
-from support.tracking import database, remote
+from support.sync.model_versions import copy_versions
+from support.tracking import remote
 from support.tracking.database import SQLITE
-from support.tracking.store import database_of, local_uri, store_lock
+from support.tracking.store import database_of, local_uri
 
 WORDS = {
     "copied": "copied",
@@ -56,11 +56,10 @@ class Report:
     failed: dict[str, str] = field(default_factory=dict)
     versions: list[str] = field(default_factory=list)
     ids: dict[str, str] = field(default_factory=dict)
-    seconds: float = 0.0
 
     def __repr__(self) -> str:
         counts = [f"{len(getattr(self, name))} {what}" for name, what in WORDS.items() if getattr(self, name)]
-        lines = [f"Runs to {self.to}: {', '.join(counts) or 'none'} ({self.seconds:.1f} s)."]
+        lines = [f"Runs to {self.to}: {', '.join(counts) or 'none'}."]
         if self.versions:
             lines.append(f"Registered versions: {', '.join(self.versions)}.")
         return "\n".join(lines + [f"Failed: {what}: {why}" for what, why in self.failed.items()])
@@ -74,10 +73,9 @@ def sync(to: str | None = None, source: str | None = None, experiments: list[str
     that fails is in the report, and the others go on. Raise SyncError where a server is away or goes away,
     and ServerRefuses where it does not let this user in.
     """
-    began = time.monotonic()
     if not to and not source and not (to := remote.server_of_environment()):
         raise SyncError("Say where to: sync(to=...), or set MLFLOW_TRACKING_URI to the team's server.")
-    endpoints = source, target = _open(source or _here(), to or _here())
+    source, target = _open(source or _here(), to or _here())
     report = Report(remote.without_login(target.uri) if remote.is_server(target.uri) else "the store on this machine")
     try:
         found = {experiment.name: experiment for experiment in pages(source.client.search_experiments)}
@@ -87,17 +85,13 @@ def sync(to: str | None = None, source: str | None = None, experiments: list[str
         ids = [experiment.experiment_id for experiment in chosen]
         runs = list(pages(source.client.search_runs, ids)) if ids else []
         copy_runs(source, target, runs, chosen, report)
-        models = versions_of(source, report.ids)
-        with current_store(target.uri):
-            copied = each(endpoints, models, lambda model: copy_versions(*endpoints, *model, report.ids), report.failed)
-            for _, new in copied:
-                report.versions += new
+        report.versions = copy_versions(source, target, report.ids, report.failed)
     except remote.ServerRefuses:
         raise
     except ERRORS as error:
-        why = f"{server_away(endpoints) or reason(error)} {len(report.copied)} runs are copied, and nothing is lost"
-        raise SyncError(f"{why}: sync again later.") from None  # MLflow's own message may hold a password
-    report.seconds = time.monotonic() - began
+        why = server_away((source, target)) or reason(error)
+        done = f"{len(report.copied)} runs are copied, and nothing is lost: sync again later."
+        raise SyncError(f"{why} {done}") from None  # MLflow's own message may hold a password
     return report
 
 
@@ -107,17 +101,13 @@ def copy_runs(
     """Copy these runs of these experiments, and write into the report what was done."""
     copies = find_or_make_copies(source, target, runs, experiments, report.failed)
     work = {run.info.run_id: (run, copies[run.info.run_id]) for run in runs if run.info.run_id in copies}
-    quiet = "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"  # else MLflow prints an address whenever a run ends
-    before = os.environ.get(quiet, "false")
-    os.environ[quiet] = "true"
-    try:
-        done = each((source, target), work, lambda entry: copy_run(source, target, *entry, update), report.failed)
-        for run_id, what in tqdm(done, total=len(work), unit="run", file=sys.stdout, delay=2):
+    done = each((source, target), work, lambda entry: copy_run(source, target, *entry, update), report.failed)
+    bar = tqdm(done, total=len(work), unit="run", file=sys.stdout, delay=2)
+    with redirect_stdout(io.StringIO()):  # MLflow prints an address whenever a run ends
+        for run_id, what in bar:
             getattr(report, what).append(run_id)
             if what != "deleted":
                 report.ids[run_id] = copies[run_id].info.run_id
-    finally:
-        os.environ[quiet] = before
 
 
 def _here() -> str:
@@ -126,7 +116,7 @@ def _here() -> str:
     return uri if database_of(uri) else local_uri()
 
 
-def _open(*uris: str) -> tuple[Endpoint, Endpoint]:
+def _open(*uris: str) -> list[Endpoint]:
     paths = [path and path.resolve() for path in map(database_of, uris)]
     source, target = [f"{SQLITE}{path.as_posix()}" if path else uri for path, uri in zip(paths, uris, strict=True)]
     if source == target:
@@ -136,12 +126,6 @@ def _open(*uris: str) -> tuple[Endpoint, Endpoint]:
     try:
         for uri in filter(remote.is_server, (source, target)):
             remote.ask(uri)
-        with store_lock(target):
-            if paths[1]:
-                database.prepare(paths[1])
-            endpoints = Endpoint(source), Endpoint(target)
-            if paths[1]:
-                database.follow_move(paths[1])  # a new store's first experiment would keep its files elsewhere
+        return [Endpoint(source), open_store(target)]
     except (remote.ServerAway, MlflowException) as error:
         raise SyncError(f"{reason(error)} Nothing was copied.") from None
-    return endpoints

@@ -135,16 +135,6 @@ def cut_off(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def test_what_compresses_too_well_is_stored(here, tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "SMALL", 1_000)
-    (tmp_path / "zeros").write_bytes(bytes(60_000_000))
-    run_id = new_run("zeros")
-    mlflow.log_artifact(str(tmp_path / "zeros"), run_id=run_id)
-    path = export_runs([run_id], tmp_path / "runs.zip")
-    assert path.stat().st_size > 60_000_000
-    assert import_runs(path) == [run_id]
-
-
 def test_runs_that_cannot_be_exported(here, tmp_path):
     run_id = new_run()
     for wrong, words in (("", "in a list"), ([], "in a list"), (run_id, "in a list"), (["0" * 32], "not in this")):
@@ -172,7 +162,7 @@ def rewritten(exported: tuple[Path, str], tmp_path: Path, *changes) -> Path:
     for change in changes:
         change(folder)
     bad = tmp_path / "bad.zip"
-    archive._zip(folder, bad, zipfile.ZIP_DEFLATED)
+    archive._zip(folder, bad)
     members = members_of(bad)
     manifest = json.loads(members[archive.MANIFEST])
     write(bad, {**members, archive.MANIFEST: json.dumps({**manifest, "store": store})})
@@ -185,7 +175,7 @@ def members_of(path: Path) -> dict[str, bytes]:
 
 
 def write(path: Path, members: dict, *more: tuple) -> None:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(path, "w") as packed:
         for name, content in (*members.items(), *more):
             packed.writestr(name, content)
 
@@ -268,9 +258,10 @@ def test_zips_that_are_not_an_export(exported, here, tmp_path):
     shutil.copy(exported[0], bad)
     encrypted(bad)
     refused(bad, tmp_path)
-    with zipfile.ZipFile(bad, "w", zipfile.ZIP_LZMA) as packed:
-        packed.writestr(archive.MANIFEST, b"{}")
-    refused(bad, tmp_path, "packed in another way")
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(bad, "w", compression) as packed:
+            packed.writestr(archive.MANIFEST, b"{}")
+        refused(bad, tmp_path, "is compressed")
     for content in (b"", b"no zip", b"PK\x03\x04", exported[0].read_bytes()[:-200]):
         bad.write_bytes(content)
         refused(bad, tmp_path)
@@ -285,7 +276,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(exported, here, tmp_path, m
             file.write(bytes(1_000_000))
     assert bad.stat().st_size < 200_000
     monkeypatch.setattr(archive, "_extract", lambda *args: pytest.fail("it unpacks"))
-    refused(bad, tmp_path, "100 MB.*limit")
+    refused(bad, tmp_path, "100 MB, more than it has")
 
 
 def test_a_size_that_is_a_lie(exported, here, tmp_path):
