@@ -1,6 +1,6 @@
 """Delete runs, after a look at what goes: first into MLflow's trash, and from there for good.
 
-delete_runs(all_but_best=3)                  # the plan: which runs, how much space. Nothing is deleted yet
+delete_runs(all_but_best=3)                  # the plan: which runs. Nothing is deleted yet
 delete_runs(all_but_best=3, confirmed=True)  # now they are in the trash, as after a deletion in the dashboard
 restore_runs([run_id])                       # and back
 empty_trash(confirmed=True)                  # what is in the trash is gone: rows, files and checkpoints
@@ -11,20 +11,18 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import mlflow
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, Run, ViewType
+from mlflow.entities import Run, ViewType
 from mlflow.exceptions import MlflowException
 
 from support.tracking.orphans import is_orphan
 from support.tracking.runs import get_run, score, why_left_out
 from support.tracking.store import EXPERIMENT, checkpoints_folder, database_of, find_experiment, store_lock
 
-NAMED = 5  # so many runs a sentence names; of more it says how many
+NAMED = 5  # so many of what is counted are named, too
 
 
 class CleanupError(ValueError):
@@ -39,7 +37,7 @@ def delete_runs(
     metric: str = "f1",
     confirmed: bool = False,
 ) -> pd.DataFrame:
-    """Return the runs to delete, by run id, with their bytes; if `confirmed`, move them to MLflow's trash.
+    """Return the runs to delete, by run id; if `confirmed`, move them to MLflow's trash.
 
     Name them in one of three ways: by `run_ids`; by a filter `where`, such as "params.lr = '0.1'"; or all that
     may be compared but the `all_but_best` best ones by `metric`, as best_run ranks. The last two look in
@@ -51,12 +49,11 @@ def delete_runs(
         if run.info.status == "RUNNING" and not is_orphan(run):
             raise CleanupError(f"Run {run.info.run_id} is running. Wait for its end. Nothing was deleted.")
     _refuse_registered(runs)
-    table = _plan(runs, metric)
     if confirmed:
         _all_or_none(runs, MlflowClient().delete_run, MlflowClient().restore_run)
     done = "in the trash now; restore_runs brings them back" if confirmed else "to delete, with confirmed=True"
-    print(f"{len(runs)} runs {done}: {table.bytes.sum() / 1e6:,.1f} MB.")
-    return table
+    print(f"{len(runs)} runs {done}.")
+    return _table(runs, metric)
 
 
 def restore_runs(run_ids: list[str]) -> None:
@@ -73,42 +70,43 @@ def restore_runs(run_ids: list[str]) -> None:
 
 
 def empty_trash(confirmed: bool = False) -> pd.DataFrame:
-    """Return the runs in the trash, by run id, with their bytes; if `confirmed`, delete them for good.
+    """Return the runs in the trash, by run id; if `confirmed`, delete them for good.
 
     This is `mlflow gc` and what that leaves: logged models, checkpoints, folders, rows of inputs. Deleted
     experiments go too. A call that was cut off is completed by the next. Raise CleanupError on a server, and
     for a run that a registered model comes from.
     """
-    uri, client = mlflow.get_tracking_uri(), MlflowClient()
+    from mlflow.cli import gc  # MLflow's command; the import takes a second
+
+    uri = mlflow.get_tracking_uri()
     if (database := database_of(uri)) is None:
         raise CleanupError("Only who runs the server can empty its trash: mlflow gc --backend-store-uri ...")
     experiments = mlflow.search_experiments(view_type=ViewType.ALL)
     ids = [found.experiment_id for found in experiments]
     runs = mlflow.search_runs(ids, run_view_type=ViewType.DELETED_ONLY, output_format="list")
     _refuse_registered(runs)
-    table, folders = _plan(runs), []
     if confirmed:
         with store_lock(uri):
-            for run in runs:
-                folders.append((run.info.run_id, run.info.artifact_uri))
-                for model in _models(run):
-                    folders.append((model.model_id, model.artifact_location))
-                    client.delete_logged_model(model.model_id)  # gc deletes those in the trash
-            _gc(uri)
+            gone = {run.info.run_id for run in runs}
+            for model in mlflow.search_logged_models(ids, output_format="list"):
+                if model.source_run_id in gone:
+                    gone.add(model.model_id)
+                    MlflowClient().delete_logged_model(model.model_id)  # gc deletes those in the trash
+            with redirect_stdout(io.StringIO()):  # it names each run
+                gc.main(["--backend-store-uri", uri, "--tracking-uri", uri], standalone_mode=False)
             _delete_inputs_without_run(database)
-        for run in runs:
-            for state in checkpoints_folder().glob(f"{run.info.run_id}.*"):
-                state.unlink()
-        for name, place in folders:
-            folder = Path(url2pathname(urlsplit(place).path)).parent
-            if folder.name == name:
-                with suppress(OSError):  # not empty, or not there
-                    folder.rmdir()
-    gone = [found.name for found in experiments if found.lifecycle_stage == "deleted"]
-    more = f", and of experiments {_some(gone)}" if gone else ""
+        for path in [*(database.parent / "artifacts").rglob("*")]:
+            if path.name in gone:
+                with suppress(OSError):  # not empty
+                    path.rmdir()
+        for path in checkpoints_folder().glob("*.*"):
+            if path.stem in gone:
+                path.unlink()
+    names = [found.name for found in experiments if found.lifecycle_stage == "deleted"]
+    more = f" and {len(names)} experiments ({', '.join(names[:NAMED])})" if names else ""
     done = "deleted for good" if confirmed else "in the trash, to delete for good with confirmed=True"
-    print(f"{len(runs)} runs{more} {done}: {table.bytes.sum() / 1e6:,.1f} MB.")
-    return table
+    print(f"{len(runs)} runs{more} {done}.")
+    return _table(runs, "f1")
 
 
 def _chosen(run_ids, where, all_but_best, experiment: str, metric: str) -> list[Run]:
@@ -116,22 +114,24 @@ def _chosen(run_ids, where, all_but_best, experiment: str, metric: str) -> list[
         raise CleanupError("Say which runs by one of run_ids, where and all_but_best.")
     if run_ids is not None:
         return [get_run(run_id) for run_id in _listed(run_ids)]
-    whole = isinstance(all_but_best, int) and not isinstance(all_but_best, bool) and all_but_best >= 0
-    if where is None and not whole:
+    if where is None and (type(all_but_best) is not int or all_but_best < 0):
         raise CleanupError(f"all_but_best is a whole number from 0, and {all_but_best!r} is not.")
     if (found := find_experiment(experiment)) is None:
         raise CleanupError(f"There is no experiment {experiment!r}.")
     try:
         runs = mlflow.search_runs([found.experiment_id], where or "", output_format="list")
     except MlflowException as error:
-        why = str(error.message).partition("\n")[0]
-        raise CleanupError(f"The filter {where!r} is not one of MLflow's ({why:.200}).") from error
+        raise CleanupError(f"The filter {where!r} is not one of MLflow's ({_reason(error)}).") from error
     if where is not None:
         return runs
-    reasons = [(run, why_left_out(run, metric)) for run in runs]
-    if left_out := [f"{run.info.run_name} ({why})" for run, why in reasons if why]:
-        print(f"They stay, as they may not be compared: {_some(left_out)}.")
-    ranked = [run for run, why in reasons if not why]
+    ranked, left_out = [], []
+    for run in runs:
+        if why := why_left_out(run, metric):
+            left_out.append(f"{run.info.run_name} ({why})")
+        else:
+            ranked.append(run)
+    if left_out:
+        print(f"{len(left_out)} runs stay, as they may not be compared: {', '.join(left_out[:NAMED])}.")
     ranked.sort(key=lambda run: (score(run, metric), run.info.start_time), reverse=True)
     return ranked[all_but_best:]
 
@@ -143,44 +143,22 @@ def _listed(run_ids: list[str]) -> list[str]:
 
 
 def _refuse_registered(runs: list[Run]) -> None:
-    versions: dict[str, list[str]] = {}
-    for version in mlflow.search_model_versions():
-        versions.setdefault(version.run_id, []).append(f"{version.name} {version.version}")
+    versions = {version.run_id: version for version in mlflow.search_model_versions()}
     for run in runs:
-        if names := versions.get(run.info.run_id):
+        if version := versions.get(run.info.run_id):
             raise CleanupError(
-                f"The registered model {_some(names)} comes from run {run.info.run_id}. Delete that first, or "
-                "leave the run. Nothing was deleted."
+                f"The registered model {version.name} {version.version} comes from run {run.info.run_id}. Delete "
+                "that first, or leave the run. Nothing was deleted."
             )
 
 
-def _plan(runs: list[Run], metric: str = "f1") -> pd.DataFrame:
-    client, rows = MlflowClient(), []
-    for run in runs:
-        files = [_size(client.list_artifacts, run.info.run_id)]
-        files += [_size(client.list_logged_model_artifacts, model.model_id) for model in _models(run)]
-        files += [state.stat().st_size for state in checkpoints_folder().glob(f"{run.info.run_id}.*")]
-        rows.append(
-            {
-                "run": run.info.run_name,
-                metric: run.data.metrics.get(metric),
-                "started": pd.to_datetime(run.info.start_time, unit="ms").floor("s"),
-                "bytes": sum(files),
-            }
-        )
-    index = pd.Index([run.info.run_id for run in runs], name="run_id")
-    return pd.DataFrame(rows, index, columns=["run", metric, "started", "bytes"])
-
-
-def _size(list_artifacts: Callable, owner: str, folder: str | None = None) -> int:
-    """Return the bytes of the files of a run or a model."""
-    entries = list_artifacts(owner, folder)
-    return sum(_size(list_artifacts, owner, e.path) if e.is_dir else e.file_size or 0 for e in entries)
-
-
-def _models(run: Run) -> list[LoggedModel]:
-    where = f"source_run_id = '{run.info.run_id}'"
-    return mlflow.search_logged_models([run.info.experiment_id], where, output_format="list")
+def _table(runs: list[Run], metric: str) -> pd.DataFrame:
+    rows = {
+        "run": [run.info.run_name for run in runs],
+        metric: [run.data.metrics.get(metric) for run in runs],
+        "started": [pd.to_datetime(run.info.start_time, unit="ms").floor("s") for run in runs],
+    }
+    return pd.DataFrame(rows, pd.Index([run.info.run_id for run in runs], name="run_id"))
 
 
 def _all_or_none(runs: list[Run], do: Callable, undo: Callable) -> None:
@@ -192,15 +170,11 @@ def _all_or_none(runs: list[Run], do: Callable, undo: Callable) -> None:
     except MlflowException as error:
         for run in done:
             undo(run.info.run_id)
-        why = str(error.message).partition("\n")[0].rstrip(".")
-        raise CleanupError(f"Run {run.info.run_id}: {why:.200}. Nothing was changed.") from error
+        raise CleanupError(f"Run {run.info.run_id}: {_reason(error)}. Nothing was changed.") from error
 
 
-def _gc(uri: str) -> None:
-    from mlflow.cli import gc  # MLflow's command; the import takes a second
-
-    with redirect_stdout(io.StringIO()):  # it names each run
-        gc.main(["--backend-store-uri", uri, "--tracking-uri", uri], standalone_mode=False)
+def _reason(error: MlflowException) -> str:
+    return str(error.message).partition("\n")[0].rstrip(".")[:200]
 
 
 def _delete_inputs_without_run(database: Path) -> None:
@@ -214,9 +188,3 @@ def _delete_inputs_without_run(database: Path) -> None:
         connection.execute(f"DELETE FROM input_tags WHERE input_uuid IN (SELECT input_uuid FROM inputs WHERE {gone})")
         connection.execute(f"DELETE FROM inputs WHERE {gone}")
         connection.execute("DELETE FROM datasets WHERE dataset_uuid NOT IN (SELECT source_id FROM inputs)")
-
-
-def _some(names: list[str]) -> str:
-    """Return a few names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
