@@ -121,6 +121,7 @@ def ngrok(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("PYNGROK_NGROK_PATH", str(program))
     monkeypatch.setenv("FAKE_NGROK_CERT", str(pem))
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(pem))
     real = socket.getaddrinfo
     monkeypatch.setattr(
         socket,

@@ -1,14 +1,13 @@
 """What an address needs before it is shown: a token, a user and a password, and the proof that it is safe."""
 
-import base64
 import getpass
 import os
 import secrets
 import sys
-from typing import NoReturn
-from urllib.error import HTTPError
+from contextlib import suppress
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, ProxyHandler, Request, build_opener
+
+import requests
 
 from support.dashboard.tunnel import TunnelError, explain
 
@@ -27,19 +26,15 @@ class Secret(str):
 
 def find_token(ask: bool = False) -> str | None:
     """Return ngrok's authtoken: the environment's, Colab's secret, or what the reader types if `ask`."""
-    if token := os.environ.get("NGROK_AUTHTOKEN", "").strip():
-        return token
-    if "google.colab" in sys.modules:
+    token = os.environ.get("NGROK_AUTHTOKEN")
+    if not token and "google.colab" in sys.modules:
         from google.colab import userdata
 
-        try:
-            if token := (userdata.get("NGROK_AUTHTOKEN") or "").strip():
-                return token
-        except (userdata.SecretNotFoundError, userdata.NotebookAccessError):
-            pass  # the reader has no such secret, or does not let this notebook see it: so there is none
-    if ask and can_ask():
-        return getpass.getpass("ngrok authtoken (Enter for none): ").strip() or None
-    return None
+        with suppress(userdata.SecretNotFoundError, userdata.NotebookAccessError):
+            token = userdata.get("NGROK_AUTHTOKEN")
+    if not token and ask and can_ask():
+        token = getpass.getpass("ngrok authtoken (Enter for none): ")
+    return (token or "").strip() or None
 
 
 def can_ask() -> bool:
@@ -60,13 +55,6 @@ def credentials(user: str, password: str | None) -> tuple[str, Secret]:
     return user, Secret(password)
 
 
-class NoRedirect(HTTPRedirectHandler):
-    """A redirect is an answer that we look at, not one that we follow with the password in hand."""
-
-    def redirect_request(self, *_):
-        return None
-
-
 def origin_of(url: str) -> str:
     """Return what a browser calls the origin of a page: scheme, host and port."""
     return "{0.scheme}://{0.netloc}".format(urlsplit(url))
@@ -80,28 +68,29 @@ def fetch(
     The status is 0 when no answer comes within `timeout` seconds (TIMEOUT, where none is given). This machine
     is never asked through a proxy, whatever the environment says. Raise TunnelError where nobody answers.
     """
-    # The first header passes by the page that ngrok's free plan shows to browsers first.
-    headers = {"ngrok-skip-browser-warning": "1", "User-Agent": "experiment-tracking"}
-    if login:
-        headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
+    headers = {"ngrok-skip-browser-warning": "1"}  # passes by the page that ngrok's free plan shows first
+    auth = tuple(part.encode() for part in login) if login else None
     if origin:
-        headers |= {"Origin": origin, "Content-Type": "application/json"}
-    request = Request(url, b'{"max_results": 1}' if origin else None, headers)
-    opener = build_opener(NoRedirect, *[ProxyHandler({})] * (urlsplit(url).hostname == "127.0.0.1"))
-    for attempt in range(1, ATTEMPTS + 1):
-        try:
-            with opener.open(request, timeout=timeout or TIMEOUT) as answer:
-                return answer.status, answer.read(1 << 20).decode(errors="replace")
-        except HTTPError as error:
-            with error:
-                code = error.headers.get("ngrok-error-code", "")
-                return error.code, f"{code} {error.read(1 << 16).decode(errors='replace')}"
-        except OSError as error:
-            reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
+        headers["Origin"] = origin
+    with requests.Session() as session:
+        session.trust_env = urlsplit(url).hostname != "127.0.0.1"
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                answer = session.request(
+                    "POST" if origin else "GET",
+                    url,
+                    json={"max_results": 1} if origin else None,
+                    headers=headers,
+                    auth=auth,
+                    timeout=timeout or TIMEOUT,
+                    allow_redirects=False,
+                )
+                return answer.status_code, f"{answer.headers.get('ngrok-error-code', '')} {answer.text}"
+            except requests.Timeout:
                 return 0, "no answer in time"
-            if attempt == ATTEMPTS or not isinstance(reason, ConnectionError):
-                raise TunnelError(f"{origin_of(url)} cannot be reached: {error}. Is there a network?") from error
+            except requests.RequestException as error:
+                if attempt == ATTEMPTS:
+                    raise TunnelError(f"{origin_of(url)} cannot be reached: {error}. Is there a network?") from error
 
 
 def prove_closed(url: str) -> None:
@@ -109,9 +98,9 @@ def prove_closed(url: str) -> None:
     for origin in (None, url):
         # An edge that asks for no password passes the request on to a server that does not answer yet.
         status, text = fetch(f"{url}{SEARCH}?max_results=1", origin=origin, timeout=TIMEOUT / 2)
+        if "ERR_NGROK" in text and status != 401:
+            raise explain(text)
         if status != 401:
-            if "ERR_NGROK" in text:
-                raise explain(text)
             seen = f"HTTP {status}" if status else "or the way to it is too slow to tell"
             raise TunnelError(
                 f"the tunnel asks for no password ({seen}), so it was closed at once. Use ngrok's own "
@@ -128,24 +117,23 @@ def prove_ours(url: str, login: tuple[str, str] | None = None) -> None:
         (*fetch(url + SEARCH, login, origin=home), "{"),
     ):
         if status != 200 or sign not in text:
-            refuse(home, status, text)
+            raise refusal(home, status, text)
     seen = {origin: fetch(url + SEARCH, login, origin=origin)[0] for origin in STRANGERS}
     if set(seen.values()) != {403} or fetch(home + search, login)[0] != 404:
         raise TunnelError(f"MLflow answers to pages of other sites, or without the link's secret: {seen}.")
 
 
-def refuse(home: str, status: int, text: str) -> NoReturn:
-    """Raise the TunnelError that tells why MLflow's pages are not at this origin."""
+def refusal(home: str, status: int, text: str) -> TunnelError:
+    """Return the error that tells why MLflow's pages are not at this origin."""
     if not status:
-        raise TunnelError(
+        return TunnelError(
             f"{home} gave no answer in {TIMEOUT} s. Try again when this machine is less busy; if it stays "
             "so, close the dashboard and open it again."
         )
     if "ERR_NGROK" in text:
-        raise explain(text)
-    if "Invalid Host header" in text or "Cross-origin request blocked" in text:
-        raise TunnelError(
-            f"MLflow refuses what its own page sends from {home} ({text.strip()[:60]}): something between "
-            "changes the Host or Origin header. Look at the local address, or write a report."
-        )
-    raise TunnelError(f"{home} does not show MLflow (HTTP {status}). Another program may answer there.")
+        return explain(text)
+    said = " ".join(text.split())[:60]
+    return TunnelError(
+        f"{home} does not show MLflow, but HTTP {status} ({said}). Another program may answer there, or something "
+        "between changes the Host or Origin header. Look at the local address, or write a report."
+    )

@@ -22,7 +22,6 @@ from support.dashboard.tunnel import TunnelError
 from support.tracking import store
 
 SERVER = [sys.executable, "-m", "support.dashboard.server"]
-PORT = 5005  # tried first; 5000 is AirPlay's on a Mac
 START_TIMEOUT = 80  # seconds for the server to start: about 3 here, more on a cold disk, 20 for a tunnel
 END_TIMEOUT = 5  # seconds for a server that nobody needs to end
 
@@ -43,35 +42,31 @@ def find_or_start(folder: Path, uri: str, port: int | None, token: str | None, l
         raise DashboardError(f"another dashboard is open in {folder.parent}, at port {state['port']}. Close it first.")
     if state and (state["public"] or not token) and set(hosts_of(state["port"])) <= set(state["hosts"]):
         try:
-            prove(state)
+            checks.prove_ours(url_of(state))
+            prove_public(state)
             return state
         except TunnelError as error:
             print(f"The dashboard that runs on these stores cannot be used, so a new one opens: {error}")
     if state:
         end(folder, state)
-    address, problem = state or {"port": free_port(port), "secret": secrets.token_urlsafe(18)}, ""
-    for given in (token, None):
-        try:
-            state = start(folder, uri, address, given, login)
-        except DashboardError as error:
-            if port is not None or "in use" not in str(error):
-                raise
-            address["port"] = free_port(0)  # another program was faster at the usual one
-            state = start(folder, uri, address, given, login)
-        try:
-            prove(state)
-            break
-        except TunnelError as error:
-            end(folder, state)
-            if not state["public"]:
-                raise DashboardError(str(error)) from error
-            problem = str(error)
-    return state | {"problem": problem or state["problem"]}
+    address = state or {"port": free_port(port), "secret": secrets.token_urlsafe(18)}
+    state = start(folder, uri, address, token, login)
+    try:
+        prove_public(state)
+    except TunnelError as error:  # the server goes on without the tunnel
+        tunnel.stop(folder / "ngrok.yml")
+        state |= {"public": None, "problem": str(error)}
+        lease.write_private(folder / "state.json", state)
+    try:
+        checks.prove_ours(url_of(state))
+    except TunnelError as error:
+        end(folder, state)
+        raise DashboardError(str(error)) from error
+    return state
 
 
-def prove(state: dict) -> None:
-    """Make sure that a server answers to who may come in, and to nobody else. Raise TunnelError."""
-    checks.prove_ours(url_of(state))
+def prove_public(state: dict) -> None:
+    """Make sure that a tunnel, if there is one, leads to the server. Raise TunnelError."""
     if state["public"]:
         checks.prove_ours(url_of(state, state["public"]), (state["user"], state["password"]))
 
@@ -154,15 +149,14 @@ def end(folder: Path, state: dict) -> None:
     tunnel.stop(folder / "ngrok.yml")
 
 
-def free_port(port: int | None) -> int:
-    """Return `port`; for None PORT, or any other that is free. Raise DashboardError for a taken one."""
-    for candidate in (PORT, 0) if port is None else (port,):
-        try:
-            with socket.create_server(("127.0.0.1", candidate)) as listener:
-                return listener.getsockname()[1]
-        except OSError as error:
-            why = error.strerror
-    raise DashboardError(f"port {port} of this machine cannot be used: {why}. Give another one, or none.")
+def free_port(port: int | None = None) -> int:
+    """Return `port`, or any that is free. Raise DashboardError for one that cannot be used."""
+    try:
+        with socket.create_server(("127.0.0.1", port or 0)) as listener:
+            return listener.getsockname()[1]
+    except OSError as error:
+        why = f"port {port} of this machine cannot be used: {error.strerror}. Give another one, or none."
+        raise DashboardError(why) from error
 
 
 def url_of(state: dict, host: str | None = None) -> str:

@@ -26,8 +26,7 @@ def save_views(experiment: str, metric: str = "f1") -> None:
 
     Who may only read the experiment on a team's server keeps nothing.
     """
-    found, top = runs.find_experiment(experiment), _best(experiment, metric)
-    if not top:
+    if not (top := _best(experiment, metric)):
         return
     params = runs.differing_params(top)[:MOST_PARAMS]
     names = [f"val_{metric}", metric, "precision", "recall"]
@@ -47,7 +46,7 @@ def save_views(experiment: str, metric: str = "f1") -> None:
     }
     for key, view in views.items():
         try:
-            MlflowClient().set_experiment_tag(found.experiment_id, VIEW + key, json.dumps(view))
+            MlflowClient().set_experiment_tag(top[0].info.experiment_id, VIEW + key, json.dumps(view))
         except MlflowException as error:
             if error.error_code != "PERMISSION_DENIED":
                 raise
@@ -70,7 +69,9 @@ def links_to(url: str, experiment: str, metric: str = "f1") -> dict[str, str]:
         chosen |= {"plot_metric_keys": ["val_loss", "train_loss"], "plot_layout": {}, "deselected_curves": []}
         query = "&".join(f"{name}={quote(json.dumps(value))}" for name, value in chosen.items())
         links["the best run's curves"] = f"{url}/#/metric?{query}&x_axis=step&line_smoothness=1&{TRAINING}"
-    if picture := _picture(top[0]):
+    plots = [file.path for file in MlflowClient().list_artifacts(top[0].info.run_id, "plots")]
+    if pictures := sorted(path for path in plots if path.endswith(".png")):
+        picture = next((path for path in pictures if "f1_by_tag" in path), pictures[0])
         links["a picture of the best run"] = f"{page}/{top[0].info.run_id}/artifacts/{quote(picture)}?{TRAINING}"
     if len(top) > 1:
         links["the runs compared"] = f"{page}?{TRAINING}&compareRunsMode=CHART&viewStateShareKey={COMPARED}"
@@ -82,9 +83,3 @@ def _best(experiment: str, metric: str) -> list[Run]:
         return runs.best_runs(experiment, metric, max_results=BEST)
     except runs.NoRunError:
         return []
-
-
-def _picture(run: Run) -> str | None:
-    """Return the path of a picture of the run: the F1 by tag where it has that one."""
-    paths = [file.path for file in MlflowClient().list_artifacts(run.info.run_id, "plots")]
-    return min((path for path in paths if path.endswith(".png")), key=lambda p: ("f1_by_tag" not in p, p), default=None)

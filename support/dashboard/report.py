@@ -3,8 +3,8 @@
     report.write()      # the path of the file, in the stores folder
 
 The file holds its pictures and its style and no script, so that it opens everywhere, offline too. It says
-what MLflow's pages say first: the runs, their learning curves, what params have to do with F1, and the
-figures of the best run.
+what MLflow's pages say first: the runs with the params that differ, their learning curves, and the figures of
+the best run.
 """
 
 import base64
@@ -26,23 +26,30 @@ from mlflow.entities import Run
 from support import config, plots
 from support.tracking import runs, store
 
-# More cannot be read: runs in the table and the scatter plots, curves in one picture, params, figures.
-MAX_RUNS, MAX_CURVES, MAX_PARAMS, MAX_FIGURES = 100, 10, 12, 20
+# More cannot be read: runs in the table, params in it, curves in one picture, figures.
+MAX_RUNS, MAX_PARAMS, MAX_CURVES, MAX_FIGURES = 100, 12, 10, 20
 METRICS = ("f1", "precision", "recall", "best_val_loss", "best_epoch")
 
-STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
-body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; font-size: .875rem; display: block; overflow-x: auto }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap }
-th:first-child, td:first-child { text-align: left }
-tbody tr:first-child { font-weight: 600 }
-figure { margin: 1rem 0 } img { max-width: 100%; background: white; border-radius: 4px }
-figcaption, footer { color: #777; font-size: .875rem }
-"""
+PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }}
+body {{ max-width: 62rem; margin: 2rem auto; padding: 0 1rem }}
+table {{ border-collapse: collapse; font-size: .875rem; display: block; overflow-x: auto }}
+th, td {{ padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap }}
+th:first-child, td:first-child {{ text-align: left }}
+tbody tr:first-child {{ font-weight: 600 }}
+img {{ max-width: 100%; background: white; border-radius: 4px }}
+figcaption, footer {{ color: #777; font-size: .875rem }}
+</style></head><body>
+<h1>{title}</h1>
+{body}
+<footer>Written {made:%Y-%m-%d %H:%M} UTC from MLflow {version}.</footer>
+</body></html>"""
 
 
-@mpl.rc_context({"text.parse_math": False})  # a $ in the name of a run or a param is no formula
+@mpl.rc_context({"text.parse_math": False})  # a $ in the name of a run is no formula
 def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | None = None) -> Path:
     """Write the report of an experiment into the stores folder and return the file's path.
 
@@ -51,26 +58,23 @@ def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | Non
     store.connect(stores_dir)
     ranked = runs.best_runs(experiment, "f1", max_results=MAX_RUNS)
     best, params = ranked[0], runs.differing_params(ranked)
-    shown, curves = (
-        params[:MAX_PARAMS],
-        [run for run in ranked if "val_loss" in run.data.metrics][:MAX_CURVES],
-    )
+    table = table_of(ranked, params[:MAX_PARAMS])
+    left_out = f" {len(params) - MAX_PARAMS} more params differ, and are left out." if len(params) > MAX_PARAMS else ""
     parts = [
-        f"<h1>{html.escape(experiment)}</h1>",
-        f"<p>{len(ranked)} finished run(s), best first. The best reaches F1 {runs.score(best):.3f}.</p>",
-        table_of(ranked, shown).to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
+        f"<p>{len(ranked)} finished run(s), best first. The best reaches F1 {runs.score(best):.3f}.{left_out}</p>",
+        table.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
     ]
-    if curves:
-        parts.append("<h2>Learning curves</h2>")
-        parts.append(picture(learning_curves(curves), "Validation loss by epoch; the best is the thick line."))
-    if params:
-        left = f" {len(params) - len(shown)} more are left out." if params != shown else ""
-        caption = f"Each dot is a run; only params that differ are shown.{left}"
-        parts += ["<h2>Params against F1</h2>", picture(params_against_f1(ranked, shown), caption)]
+    if curves := [run for run in ranked if "val_loss" in run.data.metrics][:MAX_CURVES]:
+        buffer = io.BytesIO()
+        learning_curves(curves).savefig(buffer, dpi=110)
+        caption = "Validation loss by epoch; the best is the thick line."
+        parts += ["<h2>Learning curves</h2>", embed(buffer.getvalue(), caption)]
     parts += [f"<h2>The best run: {html.escape(best.info.run_name)}</h2>", *figures(best)]
+    made, title = datetime.now(UTC), html.escape(experiment)
+    page = PAGE.format(title=title, body="\n".join(parts), made=made, version=mlflow.__version__)
     path = config.stores_dir(stores_dir) / file_name(experiment)
     path.parent.mkdir(parents=True, exist_ok=True)  # with a team's server there may be none
-    path.write_text(page(experiment, parts), encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
     return path
 
 
@@ -79,18 +83,6 @@ def file_name(experiment: str) -> str:
     plain = re.sub(r"[^a-z0-9_-]+", "-", experiment.lower())[:60]
     digest = "" if plain == experiment else f"-{hashlib.sha256(experiment.encode()).hexdigest()[:8]}"
     return f"report-{plain}{digest}.html"
-
-
-def page(title: str, parts: list[str]) -> str:
-    """Return the whole HTML document."""
-    made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body>"
-        + "\n".join(parts)
-        + f"<footer>Written {made} from MLflow {mlflow.__version__}.</footer></body></html>"
-    )
 
 
 def table_of(ranked: list[Run], params: list[str]) -> pd.DataFrame:
@@ -119,26 +111,6 @@ def learning_curves(ranked: list[Run]) -> Figure:
     return figure
 
 
-def params_against_f1(ranked: list[Run], params: list[str]) -> Figure:
-    """Return a figure of F1 against each param, for the runs that have it: numbers on a scale, else categories."""
-    columns = min(3, len(params))
-    rows = -(-len(params) // columns)
-    figure = Figure(figsize=(3 * columns, 2.6 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
-    for axes, name in zip(grid, params, strict=False):
-        having = [run for run in ranked if name in run.data.params]
-        values = pd.Series([run.data.params[name] for run in having])
-        numbers = pd.to_numeric(values, errors="coerce")
-        axes.scatter(values if numbers.isna().any() else numbers, [runs.score(run) for run in having], s=18)
-        axes.set_xlabel(name)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[len(params) :]:
-        axes.remove()
-    for axes in grid[::columns]:
-        axes.set_ylabel("F1")
-    return figure
-
-
 def figures(run: Run) -> list[str]:
     """Return the pictures that a run keeps under plots/, as HTML."""
     client = mlflow.MlflowClient()
@@ -147,13 +119,6 @@ def figures(run: Run) -> list[str]:
         paths = [Path(client.download_artifacts(run.info.run_id, path, folder)) for path in kept[:MAX_FIGURES]]
         shown = [embed(path.read_bytes(), path.stem.replace("_", " ")) for path in paths]
     return shown or ["<p>It keeps no figures.</p>"]
-
-
-def picture(figure: Figure, caption: str) -> str:
-    """Return a figure as HTML that holds its pixels."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=110)
-    return embed(buffer.getvalue(), caption)
 
 
 def embed(png: bytes, caption: str) -> str:

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock, Timeout
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, RedirectResponse
 
 from support.dashboard import checks, lease, tunnel
 from support.tracking import alerting, orphans
@@ -62,27 +64,25 @@ def behind_secret(app, secret: str, hosts: list[str], public: str | None):
         frames[host.partition("://")[2]] = f"frame-ancestors {allowed}".encode()
 
     async def answer(scope, receive, send) -> None:
-        async def refuse(status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": text.encode()})
+        if scope["type"] != "http":  # MLflow has no WebSocket
+            return await send({"type": "websocket.close"})
+        headers, path = Headers(scope=scope), scope["path"]
+        first, rest = path[: len(prefix)], path[len(prefix) :]
 
         async def send_with_policy(message) -> None:
             if message["type"] == "http.response.start":
-                policy = frames.get(headers.get(b"host", b"").decode("latin-1"), b"frame-ancestors 'none'")
+                policy = frames.get(headers.get("host"), b"frame-ancestors 'none'")
                 message["headers"] = [*message["headers"], (b"content-security-policy", policy)]
             await send(message)
 
-        if scope["type"] != "http":  # MLflow has no WebSocket
-            return await send({"type": "websocket.close"})
-        path, headers = scope["path"], dict(scope["headers"])
-        first, rest = path[: len(prefix)], path[len(prefix) :]
         if not compare_digest(first.encode(errors="replace"), prefix.encode()) or rest[:1] not in ("", "/"):
-            return await refuse(404, "Not found")
-        if headers.get(b"origin", hosts[0].encode()).decode("latin-1") not in hosts:
-            return await refuse(403, "Cross-origin request blocked")
-        if not rest:
-            return await refuse(307, "", (b"location", f"{prefix}/".encode()))
-        await app({**scope, "path": rest}, receive, send_with_policy)
+            await PlainTextResponse("Not found", 404)(scope, receive, send)
+        elif headers.get("origin", hosts[0]) not in hosts:
+            await PlainTextResponse("Cross-origin request blocked", 403)(scope, receive, send)
+        elif not rest:
+            await RedirectResponse(f"{prefix}/")(scope, receive, send)
+        else:
+            await app({**scope, "path": rest}, receive, send_with_policy)
 
     return answer
 

@@ -24,7 +24,7 @@ from support.dashboard import lease
 START_TIMEOUT = 20  # seconds for the agent to connect to ngrok's cloud
 INSTALL = "Install it from https://ngrok.com/download and set PYNGROK_NGROK_PATH to it."
 TOKEN = "Copy the present one from https://dashboard.ngrok.com/get-started/your-authtoken into NGROK_AUTHTOKEN."
-ABOUT_THE_TOKEN = {"105", "107", "4018"}
+ABOUT_THE_TOKEN = {"ERR_NGROK_105", "ERR_NGROK_107", "ERR_NGROK_4018"}
 
 
 class TunnelError(RuntimeError):
@@ -33,9 +33,9 @@ class TunnelError(RuntimeError):
 
 def explain(text: str, secrets: tuple[str, ...] = ()) -> TunnelError:
     """Return what ngrok says as an error, with what to do. None of `secrets` appears in it."""
-    code = re.search(r"ERR_NGROK_(\d+)", text)
+    code = re.search(r"ERR_NGROK_\d+", text)
     do = f"See https://ngrok.com/docs/errors/{code[0].lower()}." if code else ""
-    do = TOKEN if code and code[1] in ABOUT_THE_TOKEN else do
+    do = TOKEN if code and code[0] in ABOUT_THE_TOKEN else do
     for secret in secrets:
         text = text.replace(secret, "...")
     text = " ".join(text.replace("\\n", " ").split())  # the agent's log writes the end of a line as \n

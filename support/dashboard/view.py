@@ -9,6 +9,8 @@ opened it, and no longer than they asked: see `support.dashboard.lease`.
 
 import html
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -24,11 +26,13 @@ LOCK_TIMEOUT = 120  # seconds for another notebook that opens a dashboard on the
 class Dashboard:
     """A running dashboard: where it is, what it shows, and how to close it. Made by `open`."""
 
-    def __init__(self, url: str, view: str, experiment: str, login=(None, None), folder=None, state=None):
-        self.url, self.view, self.experiment, self.metric = url, view, experiment, "f1"
-        self.user, self.password = login
+    def __init__(self, url: str, view: str, experiment: str, metric: str, folder=None, state=None) -> None:
+        self.url, self.view, self.experiment, self.metric = url, view, experiment, metric
         self.local_url = launch.url_of(state) if state else url
-        self._folder: Path = folder
+        self.user = self.password = None
+        if state and state["public"] and url.startswith(state["public"]):
+            self.user, self.password = state["user"], checks.Secret(state["password"])
+        self._folder: Path | None = folder
         self._state: dict | None = state
 
     def __repr__(self) -> str:
@@ -134,51 +138,52 @@ def open(
     or another notebook is at it for too long.
     """
     uri = store.connect(stores_dir)
+    links.save_views(experiment, metric)
     if remote.is_server(uri):
         view = "Your team's server, because MLFLOW_TRACKING_URI names it."
-        return announce(Dashboard(remote.without_login(uri).rstrip("/"), view, experiment), metric)
-    login = checks.credentials(user, password)
-    token = None if share is False else checks.find_token(ask=bool(share))
-    database = store.database_of(uri)
-    folder = (database.parent if database else config.stores_dir(stores_dir)) / "dashboard"
-    leases = folder / "leases"
-    if is_first := lease.own(leases) not in lease.living(leases):
-        lease.write(leases)
-    try:
-        with FileLock(folder / "lock", LOCK_TIMEOUT):  # two notebooks that open at once get one dashboard
-            state = launch.find_or_start(folder, uri, port, token, login)
-        lease.write(leases, auto_close)  # whose time starts now
-        return announce(choose_view(state, experiment, folder, token, share), metric)
-    except BaseException as error:  # an interrupt too: leave nothing half open
-        if is_first:
-            lease.own(leases).unlink(missing_ok=True)
-        if isinstance(error, Timeout):
+        board = Dashboard(remote.without_login(uri).rstrip("/"), view, experiment, metric)
+    else:
+        login = checks.credentials(user, password)
+        token = None if share is False else checks.find_token(ask=bool(share))
+        database = store.database_of(uri)
+        folder = (database.parent if database else config.stores_dir(stores_dir)) / "dashboard"
+        try:
+            # Two notebooks that open at once get one dashboard.
+            with leased(folder / "leases", auto_close), FileLock(folder / "lock", LOCK_TIMEOUT):
+                state = launch.find_or_start(folder, uri, port, token, login)
+        except Timeout:
             raise launch.DashboardError(
                 f"another notebook opens a dashboard on these stores, for more than {LOCK_TIMEOUT} s now. "
                 "Open this one again when that one is open, or interrupt that one."
             ) from None
+        host, view = choose_view(state, token, share)
+        board = Dashboard(launch.url_of(state, host), view, experiment, metric, folder, state)
+    print(board.view)
+    return board
+
+
+@contextmanager
+def leased(leases: Path, seconds: float | None) -> Iterator[None]:
+    """Keep a lease, whose time starts at the end of the block. A block that fails leaves none but one from before."""
+    if is_first := lease.own(leases) not in lease.living(leases):
+        lease.write(leases)
+    try:
+        yield
+    except BaseException:  # an interrupt too: leave nothing half open
+        if is_first:
+            lease.own(leases).unlink(missing_ok=True)
         raise
+    lease.write(leases, seconds)
 
 
-def choose_view(state: dict, experiment: str, folder: Path, token: str | None, share: bool | None) -> Dashboard:
-    """Return the dashboard at the best address that the server with this state has, and why it is that."""
-    host, login = None, (None, None)
-    view, why = "An address that only this machine reaches", "there is no ngrok token"
+def choose_view(state: dict, token: str | None, share: bool | None) -> tuple[str | None, str]:
+    """Return the best host that the server with this state has, None for this machine, and why it is that."""
+    host, view, why = None, "An address that only this machine reaches", "there is no ngrok token"
     if state["public"] and share is not False:
-        host, login = state["public"], (state["user"], checks.Secret(state["password"]))
-        view, why = "A tunnel that asks for a user and password (show_credentials)", "there is an ngrok token"
+        host, why = state["public"], "there is an ngrok token"
+        view = "A tunnel that asks for a user and password (show_credentials)"
     elif len(hosts := launch.hosts_of(state["port"])) > 2:
         host, view = hosts[-1], "Colab's own proxy"
     if token and state["problem"]:
-        view = f"No tunnel: {state['problem']} {view}."
-    else:
-        view = f"{view}." if share is False else f"{view}, because {why}."
-    return Dashboard(launch.url_of(state, host), view, experiment, login, folder, state)
-
-
-def announce(board: Dashboard, metric: str) -> Dashboard:
-    """Print which view a dashboard is, and why; return the dashboard, whose links rank by the metric."""
-    board.metric = metric
-    links.save_views(board.experiment, metric)
-    print(board.view)
-    return board
+        return host, f"No tunnel: {state['problem']} {view}."
+    return host, f"{view}." if share is False else f"{view}, because {why}."
