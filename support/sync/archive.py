@@ -14,12 +14,11 @@ import json
 import math
 import shutil
 import sqlite3
-import stat
 import uuid
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import mlflow
@@ -77,7 +76,7 @@ def export_runs(run_ids: list[str], path: str | Path) -> Path:
             need(run.info.status != "RUNNING", f"run {run.info.run_id} is running: wait for its end")
         ids = {run.info.experiment_id for run in runs}
         experiments = [source.client.get_experiment(experiment_id) for experiment_id in ids]
-        target = open_store(f"{database.SQLITE}{(folder / DATABASE).as_posix()}")
+        target = open_store(_uri(folder))
         target.client.rename_experiment("0", uuid.uuid4().hex)  # unused: it has a folder of its own for its files
         report = Report(path.name)
         copy_runs(source, target, runs, experiments, report)
@@ -130,6 +129,10 @@ def _folder() -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
+def _uri(folder: Path) -> str:
+    return f"{database.SQLITE}{(folder / DATABASE).as_posix()}"
+
+
 def _files(folder: Path) -> dict[str, Path]:
     paths = [folder / DATABASE, *sorted((folder / FILES).rglob("*"))]
     return {path.relative_to(folder).as_posix(): path for path in paths if path.is_file()}
@@ -152,40 +155,27 @@ def _zip(folder: Path, path: Path) -> None:
 def _unpack(path: Path, folder: Path, like: Path) -> Endpoint:
     """Return the store in a zip, unpacked into `folder` and checked. Raise an error where it is not right.
 
-    `like` is a database that this MLflow has made.
+    `like` is a database that this MLflow has made. zipfile writes nothing outside of the folder, and no links.
     """
     with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
+        members = archive.infolist()
         size = sum(member.file_size for member in members)
         need(size <= path.stat().st_size, f"it would take {size / 1e6:,.0f} MB, more than it has itself")
         need(size < shutil.disk_usage(folder).free, f"it takes {size / 1e6:,.0f} MB, more than is free")
-        for member in members:
-            _extract(archive, member, folder)
-    need((folder / MANIFEST).is_file(), f"it has no {MANIFEST}, so export_runs did not write it")
-    need((folder / MANIFEST).stat().st_size < LARGEST, f"its {MANIFEST} is too large")
-    manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        need(all(member.compress_type == zipfile.ZIP_STORED for member in members), "it is compressed")
+        need(archive.getinfo(MANIFEST).file_size < LARGEST, f"its {MANIFEST} is too large")
+        content = archive.read(MANIFEST)
+        manifest = json.loads(content)
+        listed = manifest.get("files") if isinstance(manifest, dict) else None
+        need(isinstance(listed, dict) and isinstance(manifest.get("store"), str), f"its {MANIFEST} is not an export's")
+        need(sorted(archive.namelist()) == sorted([*listed, MANIFEST]), f"its files are not those of its {MANIFEST}")
+        archive.extractall(folder)
     found = {name: _sha256(file) for name, file in _files(folder).items()}
-    listed = manifest.get("files") if isinstance(manifest, dict) else None
-    need(isinstance(listed, dict) and isinstance(manifest.get("store"), str), f"its {MANIFEST} is not an export's")
     wrong = sorted(name for name in {*found, *listed} if found.get(name) != listed.get(name))
     need(not wrong, f"it is damaged or was changed: {', '.join(wrong[:3])}")
     _check(folder / DATABASE, like, f"{manifest['store']}/{FILES}/")
-    uri, name = f"{database.SQLITE}{(folder / DATABASE).as_posix()}", _sha256(folder / MANIFEST)[:16]
-    return Endpoint(uri, name, moved=(manifest["store"], folder.as_uri()))
-
-
-def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) -> None:
-    """Write one file of a zip, a piece at a time; zipfile checks its length and its CRC."""
-    name, target = member.filename, folder / member.filename
-    parts = PurePosixPath(name).parts
-    inside = "/".join(parts) == name and ".." not in parts and target.resolve().is_relative_to(folder)
-    need(inside, f"the name {name!r} leads out of it")
-    need(parts[0] == FILES or name in (DATABASE, MANIFEST), f"{name!r} is no part of an export")
-    need(stat.S_IFMT(member.external_attr >> 16) in (0, stat.S_IFREG), f"{name!r} is a link")
-    need(member.compress_type == zipfile.ZIP_STORED, f"{name!r} is compressed")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(member) as packed, target.open("xb") as file:  # x: no name comes twice
-        shutil.copyfileobj(packed, file, 1_000_000)
+    name = hashlib.sha256(content).hexdigest()[:16]
+    return Endpoint(_uri(folder), name, moved=(manifest["store"], folder.as_uri()))
 
 
 def _check(path: Path, like: Path, files: str) -> None:

@@ -1,5 +1,6 @@
 """Runs as a zip: out of one store and into another, and what a damaged or hostile zip can do: nothing."""
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -206,7 +207,12 @@ OUTSIDE = ["../outside.txt", "/outside.txt", "artifacts/../../outside.txt", "art
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_names_that_lead_out(exported, here, tmp_path, name):
     write(tmp_path / "bad.zip", members_of(exported[0]), (name, b"hostile"))
-    refused(tmp_path / "bad.zip", tmp_path, "leads out")
+    refused(tmp_path / "bad.zip", tmp_path, "are not those of its manifest")
+    manifest = json.loads(members_of(exported[0])[archive.MANIFEST])
+    manifest["files"][name] = hashlib.sha256(b"hostile").hexdigest()
+    members = {**members_of(exported[0]), archive.MANIFEST: json.dumps(manifest)}
+    write(tmp_path / "bad.zip", members, (name, b"hostile"))
+    refused(tmp_path / "bad.zip", tmp_path)
     assert not list(tmp_path.rglob("outside.txt"))
 
 
@@ -231,9 +237,9 @@ def test_zips_that_are_not_an_export(exported, here, tmp_path):
     manifest = json.loads(members[archive.MANIFEST])
     file = next(name for name in members if name.endswith("why?.txt"))
     for more, words in (
-        ([("unlisted.txt", b"x")], "no part of an export"),
-        ([("artifacts/unlisted.txt", b"x")], "unlisted.txt"),
-        ([(link("artifacts/link"), b"/etc/passwd")], "is a link"),
+        ([("unlisted.txt", b"x")], "are not those of its manifest"),
+        ([("artifacts/unlisted.txt", b"x")], "are not those of its manifest"),
+        ([(link("artifacts/link"), b"/etc/passwd")], "are not those of its manifest"),
         ([(file, b"again")], ""),
         ([("artifacts", b"a file")], ""),
     ):
@@ -275,7 +281,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(exported, here, tmp_path, m
         for _ in range(100):
             file.write(bytes(1_000_000))
     assert bad.stat().st_size < 200_000
-    monkeypatch.setattr(archive, "_extract", lambda *args: pytest.fail("it unpacks"))
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", lambda *args: pytest.fail("it unpacks"))
     refused(bad, tmp_path, "100 MB, more than it has")
 
 
