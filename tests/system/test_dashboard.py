@@ -54,8 +54,12 @@ def start_kernel(environment=None, **options) -> subprocess.Popen:
 
 
 def url_of(kernel: subprocess.Popen) -> str:
-    """Wait until the kernel's dashboard is open and return its URL, from the second line that it prints."""
-    return [kernel.stdout.readline() for _ in range(2)][1].split()[0]
+    """Wait until the kernel's dashboard is open and return its URL, which it prints after words for the reader."""
+    line = "words"
+    while not line.startswith("http"):
+        line = kernel.stdout.readline()
+        assert line, "The kernel ended."
+    return line.split()[0]
 
 
 def end(*kernels: subprocess.Popen) -> None:
