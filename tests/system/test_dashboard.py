@@ -149,7 +149,7 @@ def test_a_kernel_that_restarts_or_shuts_down_leaves_nothing(stores, ngrok, tmp_
         assert len(before) == 2
         end()
         psutil.wait_procs(before, timeout=5)
-        assert not [process for process in before if process.is_running()]
+        assert not set(before) & set(family(tmp_path))  # one that has ended may still be a zombie
 
     try:
         assert "because there is an ngrok token" in run(code, allow_stdin=False)
