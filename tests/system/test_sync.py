@@ -257,7 +257,7 @@ def test_a_copy_can_be_loaded_and_reproduced(sample_splits, server, tmp_path):
 
 
 def test_runs_go_to_a_teams_server_and_others_stay_out(here, monkeypatch):
-    from support.team import server as team
+    from support import team
 
     new_run(experiment="of ada")
     with team.open() as running:
@@ -269,6 +269,6 @@ def test_runs_go_to_a_teams_server_and_others_stay_out(here, monkeypatch):
             mlflow.set_tracking_uri(here)
             assert_equal(report, here, running.url)
         with bob.logged_in():
-            report = sync(source=here)
+            report = sync(to=running.url, source=here)
             assert list(report.failed) == ["experiment of ada"]
             assert not report.ids
