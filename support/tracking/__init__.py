@@ -36,6 +36,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "splits_of",
             "why_left_out",
         ],
+        "seeds": ["train_with_seeds"],
         "store": ["StoreError", "connect", "set_experiment"],
         "training_run": [
             "checkpoint_of",
