@@ -23,7 +23,8 @@ from mlflow.entities import Run
 from support.comparison import plots
 from support.comparison.intervals import METRICS, comparable, interval, paired
 from support.data.splits import Splits
-from support.tracking.predictions import read_predictions
+from support.models.files import ArtifactError
+from support.tracking.predictions import Predictions, read_predictions
 from support.tracking.runs import EXPERIMENT, TRAIN, NoRunError, best_run, data_digest, score, seconds_of, why_left_out
 from support.tracking.store import find_experiment
 
@@ -153,7 +154,7 @@ def _intervals(runs: list[Run], metric: str) -> tuple[dict[str, dict[str, tuple[
     """Return the intervals of the first runs, and the ids of those that tie with the first on validation."""
     if metric not in METRICS or not runs:
         return {}, []
-    kept = {run.info.run_id: {part: read_predictions(run, part) for part in ("val", "test")} for run in runs[:SHOWN]}
+    kept = {run.info.run_id: {part: _predictions(run, part) for part in ("val", "test")} for run in runs[:SHOWN]}
     names = {"val": f"val_{metric}", "test": metric}
     ends = {
         run_id: {names[part]: interval(said, metric) for part, said in parts.items() if said}
@@ -166,6 +167,15 @@ def _intervals(runs: list[Run], metric: str) -> tuple[dict[str, dict[str, tuple[
         if at_first and said and comparable(at_first, said) and paired(said, at_first, metric).tie:
             ties.append(run_id)
     return ends, ties
+
+
+def _predictions(run: Run, part: str) -> Predictions | None:
+    """Return them as far as they are whole: one damaged run does not stop the ranking, and is named."""
+    try:
+        return read_predictions(run, part)
+    except ArtifactError as error:
+        print(f"Without an interval: {error}")
+        return None
 
 
 def _described(runs: list[Run], digest: str | None) -> str:

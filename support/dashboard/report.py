@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run
 
 from support import config, plots
-from support.tracking import runs, store
+from support.tracking import checksums, runs, store
 
 # More cannot be read: runs in the table, params in it, curves in one picture, figures.
 MAX_RUNS, MAX_PARAMS, MAX_CURVES, MAX_FIGURES = 100, 12, 10, 20
@@ -113,10 +113,10 @@ def learning_curves(ranked: list[Run]) -> Figure:
 
 def figures(run: Run) -> list[str]:
     """Return the pictures that a run keeps under plots/, as HTML."""
-    client = mlflow.MlflowClient()
-    kept = [file.path for file in client.list_artifacts(run.info.run_id, "plots") if file.path.endswith(".png")]
+    files = mlflow.MlflowClient().list_artifacts(run.info.run_id, "plots")
+    kept = [file.path for file in files if file.path.endswith(".png") and not file.is_dir][:MAX_FIGURES]
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(client.download_artifacts(run.info.run_id, path, folder)) for path in kept[:MAX_FIGURES]]
+        paths = [checksums.fetch(run, [name], folder) / Path(name).name for name in kept]
         shown = [embed(path.read_bytes(), path.stem.replace("_", " ")) for path in paths]
     return shown or ["<p>It keeps no figures.</p>"]
 

@@ -17,7 +17,7 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 from pydantic.dataclasses import dataclass
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from support.data.cleaning import LESSON
+from support.data.cleaning import ALL_SCRIPTS, CLEANINGS, LESSON, clean
 
 PARTS = ("train", "val", "test")
 FACTS = ("corpus", "seed", "source", "source_digest", "aliases", "cleaning")
@@ -57,8 +57,8 @@ class Splits:
         facts = {name: getattr(self, name) for name in FACTS}
         for name in PARTS:
             part = getattr(self, name)
-            dtypes = {str(column): str(dtype) for column, dtype in part.dtypes.items()}
-            facts[name] = {"dtypes": dtypes, "rows": _rows(part, name)}
+            rows, dtypes = _rows(part, name), list(map(str, part.dtypes))
+            facts[name] = {"columns": part.columns.tolist(), "dtypes": dtypes, "rows": rows}
         path.write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
     @classmethod
@@ -66,6 +66,8 @@ class Splits:
         """Return what `save` wrote. Raise DataError where the file holds something else."""
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
+            if facts["cleaning"] not in CLEANINGS:
+                raise ValueError("an unknown cleaning")
             parts = {name: _read(facts[name]) for name in PARTS}
             return cls(**parts, **{name: facts[name] for name in FACTS})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -75,10 +77,15 @@ class Splits:
 def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
     """Split texts with tags 70/15/15, stratified over the tags. The same data and seed give the same split.
 
+    Texts that are not from `load_projects` are cleaned here, and keep the letters of all scripts.
     Raise DataError where the rows are not texts with tags, or too few.
     Source: Sechidis et al. (2011), "On the stratification of multi-label data".
     """
-    df = checked(df)
+    if "cleaning" not in df.attrs and list(df.columns).count("text") == 1:
+        texts = [(isinstance(each, str) and clean(each, ALL_SCRIPTS)) or each for each in df.text]
+        df = df.assign(text=pd.Series(texts, df.index, object))
+        df.attrs["cleaning"] = ALL_SCRIPTS
+    df = checked(df, df.attrs.get("cleaning", LESSON))
     if len(set(df.tags.explode())) < 2:
         raise DataError("Fewer than two tags leave nothing to learn: lower min_tag_count or bring more data.")
     too_few = f"{len(df)} rows are too few to split in three: bring more data."
@@ -95,15 +102,19 @@ def split(df: pd.DataFrame, seed: int = 1234) -> Splits:
     return Splits(*parts, **{"corpus": "unnamed", **facts}, seed=seed)
 
 
-def checked(df: pd.DataFrame) -> pd.DataFrame:
+def checked(df: pd.DataFrame, cleaning: str) -> pd.DataFrame:
     """Return the rows with each `tags` as a list. Raise DataError, by row and column, for what is no text or
-    no list of tags."""
-    if missing := {"text", "tags"} - set(df.columns):
-        raise DataError(f"The data need the columns text and tags, and have no {' and no '.join(missing)}.")
+    no list of tags, or for a text that is not clean as `cleaning` says: a tagger would see another one."""
+    if missing := [name for name in ("text", "tags") if list(df.columns).count(name) != 1]:
+        raise DataError(f"The data need the columns text and tags, each once. See {' and '.join(missing)}.")
     tags = []
     for row, text, given in zip(df.index, df.text, df.tags, strict=True):
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or not (cleaned := clean(text, cleaning)):
             raise DataError(f"Row {row}, column 'text': {text!r} is no text with letters. Correct it, or drop it.")
+        if cleaned != text:
+            raise DataError(
+                f"Row {row}, column 'text': {text!r:.100} is not clean. Call data.clean(text, {cleaning!r}) for each."
+            )
         found = [] if isinstance(given, str) or not np.iterable(given) else list(given)
         if not found or not all(isinstance(tag, str) and tag for tag in found):
             raise DataError(
@@ -121,16 +132,36 @@ def _stratify(rows: np.ndarray, labels: np.ndarray, size: float, seed: int) -> t
 
 
 def _rows(part: pd.DataFrame, name: str) -> list[list]:
-    """Return the rows as JSON holds them, arrays as lists. Raise DataError for a value that it cannot hold."""
-    try:
-        return json.loads(json.dumps(part.to_dict("split", index=False)["data"], default=np.ndarray.tolist))
-    except (TypeError, ValueError) as error:
+    """Return the rows as JSON holds them, arrays as lists. Raise DataError, by row and column, for what it cannot."""
+    columns = part.columns.tolist()
+    if len(set(columns)) < len(columns) or not all(isinstance(column, str | int) for column in columns):
         raise DataError(
-            f"The {name} split holds values that cannot be recorded ({error}). Use texts, numbers, booleans, or "
-            "lists of these."
-        ) from error
+            f"The columns of the {name} split are {columns!r:.200}. Give each a name of its own, a text "
+            "or a whole number."
+        )
+    data = part.to_dict("split", index=False)["data"]
+    if (rows := _as_json(data)) is None:
+        row, column = next((r, c) for r, row in enumerate(data) for c, v in enumerate(row) if _as_json([v]) is None)
+        raise DataError(
+            f"The {name} split, row {part.index[row]}, column {columns[column]!r}: {data[row][column]!r:.100} "
+            "cannot be recorded. Use texts, numbers, booleans, or lists of these."
+        )
+    return rows
+
+
+def _as_json(values: list) -> list | None:
+    """Return the values as JSON brings them back, or None where it cannot hold them."""
+    try:
+        text = json.dumps(values, default=np.ndarray.tolist, ensure_ascii=False)
+        text.encode()  # half of a surrogate pair is no text
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
 
 
 def _read(written: dict) -> pd.DataFrame:
-    frame = pd.DataFrame(written["rows"], columns=list(written["dtypes"]), dtype=object)
-    return frame.astype(written["dtypes"])
+    frame = pd.DataFrame(written["rows"], columns=written["columns"], dtype=object)
+    dtypes = dict(zip(written["columns"], map(pd.api.types.pandas_dtype, written["dtypes"]), strict=True))
+    if strange := [dtype for dtype in dtypes.values() if dtype.kind not in "biufO"]:  # a type of 1 GB a value, say
+        raise ValueError(f"columns of the type {strange[0]}")
+    return frame.astype(dtypes)

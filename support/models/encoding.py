@@ -86,7 +86,7 @@ class LabelEncoder:
     @classmethod
     def of(cls, splits: Splits) -> "LabelEncoder":
         """Take the tags of all three parts. Raise DataError where they are not texts with tags."""
-        return cls.fit(tags for name in PARTS for tags in checked(getattr(splits, name)).tags)
+        return cls.fit(tags for name in PARTS for tags in checked(getattr(splits, name), splits.cleaning).tags)
 
     def __len__(self) -> int:
         return len(self.classes)

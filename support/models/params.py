@@ -36,7 +36,9 @@ def checked(cls: T) -> T:
             name = first["loc"][0] if first["loc"] else None
             if name in known:
                 wanted = known[name].description or first["msg"]
-                raise ValueError(f"{name} must be {wanted}, and {kwargs.get(name, first['input'])!r} is not.") from None
+                raise ValueError(
+                    f"{name} must be {wanted}, and {kwargs.get(name, first['input'])!r:.100} is not."
+                ) from None
             unknown = sorted(kwargs.keys() - known.keys())
             raise ValueError(f"Unknown params: {', '.join(unknown)}. Known are: {', '.join(known)}.") from None
 

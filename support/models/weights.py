@@ -1,12 +1,13 @@
 """Reading weights that may be damaged or hostile: never a pickle that runs code."""
 
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from support.models.files import ArtifactError
+from support.models.files import ArtifactError, need_small
 
 
 def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -15,6 +16,8 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     Raise ArtifactError for anything else. Nothing in the file is executed.
     """
     try:
+        if zipfile.is_zipfile(path):
+            need_small(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -22,7 +25,7 @@ def read_weights(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
         raise ArtifactError(f"{path.name} is refused: it holds more than weights. {error}") from error
     except Exception as error:  # torch's readers raise whatever damaged bytes lead them to
         raise ArtifactError(f"{path.name} is damaged: {error!r}.") from error
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) and w.is_cpu for w in weights.values()):
         raise ArtifactError(f"{path.name} holds no weights by name.")
     found, wanted = (
         {name: (tuple(weight.shape), weight.dtype, weight.layout) for name, weight in each.items()}

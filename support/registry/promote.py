@@ -43,6 +43,8 @@ def champion(name: str = "tagger") -> ModelVersion | None:
 
     A server says of a model that is not there, and of one that this user may not see, the same: None.
     """
+    if set(name) & set("?\n\r\t"):  # what a model's address, models:/name, would lose
+        raise PromotionError(f"A model cannot be loaded as {name!r}. Choose a name without ? and in one line.")
     client = MlflowClient()
     try:
         number = client.get_registered_model(name).aliases.get(ALIAS)

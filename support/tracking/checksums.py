@@ -8,14 +8,20 @@ They lie in the artifact checksums.json, whose own sha256 is a tag of the run.
 
 import hashlib
 import json
+import shutil
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 import mlflow
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.http_artifact_repo import HttpArtifactRepository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from support.models.files import ArtifactError, need, read_json
+from support.tracking import remote
 
 FILE, TAG = "checksums.json", "support.checksums"
 
@@ -37,26 +43,25 @@ def log_files(folder: str | Path, where: str = "") -> None:
 def checksums_of(run: Run) -> dict[str, str]:
     """Return path -> sha256 for each file that was logged with one; empty where the run has none.
 
-    Raise ArtifactError where they are not those that were logged.
+    Raise ArtifactError where they are not those that were logged, or gone.
     """
     logged = run.data.tags.get(TAG)
     if logged is None:
         return {}
     with TemporaryDirectory() as folder:
-        path = _download(run, FILE, folder)
+        path = _download(run, FILE, folder, logged=True)
         if _sha256(path) != logged:
             raise ArtifactError(f"Run {run.info.run_id}: its {FILE} was damaged or exchanged. Bring it back.")
         return read_json(path, _texts)
 
 
 def fetch(run: Run, names: list[str], folder: str | Path) -> Path:
-    """Copy files of the run into `folder` and return it. Raise ArtifactError where one was changed since.
-
-    A file that was logged without a checksum is taken as it is. A missing file raises what MLflow raises.
+    """Copy files of the run into `folder` and return it. Raise ArtifactError where one was changed since, or is
+    gone. A file that was logged without a checksum is taken as it is; a missing one raises what MLflow raises.
     """
     known, folder = checksums_of(run), Path(folder)
     for name in names:
-        found = _sha256(_download(run, name, folder))
+        found = _sha256(_download(run, name, folder, name in known))
         if known.get(name, found) != found:
             raise ArtifactError(
                 f"Run {run.info.run_id}: {name} is not the file that was logged (sha256 {found}, logged "
@@ -65,14 +70,19 @@ def fetch(run: Run, names: list[str], folder: str | Path) -> Path:
     return folder
 
 
-def _download(run: Run, name: str, folder: str | Path) -> Path:
+def _download(run: Run, name: str, folder: str | Path, logged: bool) -> Path:
     """Copy one file, by its name as it stands: as part of an address, #, ? and % would mean something else."""
     Path(folder).mkdir(parents=True, exist_ok=True)
-    path = Path(get_artifact_repository(run.info.artifact_uri).download_artifacts(name, str(folder)))
-    if not path.is_file():
-        raise ArtifactError(f"Run {run.info.run_id}: {name} is no file.")
-    target = Path(folder) / PurePosixPath(name).name
-    return path if path == target else path.replace(target)
+    repository, target = get_artifact_repository(run.info.artifact_uri), Path(folder) / PurePosixPath(name).name
+    try:
+        if isinstance(repository, LocalArtifactRepository):  # MLflow 3.17 downloads no name with a #
+            return Path(shutil.copyfile(Path(repository.artifact_dir, name), target))
+        served = quote(name) if isinstance(repository, HttpArtifactRepository) else name
+        return Path(repository.download_artifacts(served, str(folder))).replace(target)
+    except (MlflowException, OSError) as error:
+        if not logged or remote.is_away(mlflow.get_tracking_uri()):
+            raise
+        raise ArtifactError(f"Run {run.info.run_id}: {name} was logged, and cannot be read. Bring it back.") from error
 
 
 def _sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ One compressed file a part, `predictions/<part>.npz`, of plain arrays: nothing i
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,13 @@ import numpy as np
 import pandas as pd
 from mlflow.entities import Run
 
-from support.models.files import ArtifactError
+from support.models.files import ArtifactError, need, need_small
 from support.tracking import checksums
 
 FOLDER = "predictions"
+# What NumPy raises for bytes that hold something else.
+DAMAGED = (ValueError, LookupError, TypeError, AttributeError, EOFError, OSError, RuntimeError, MemoryError)
+DAMAGED += (zlib.error, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,9 @@ def log_predictions(
     probabilities: (N, C). targets and predicted: (N, C) of zeros and ones, or (N,) of labels, each one of
     `classes`. Raise ValueError where the sizes do not fit.
     """
-    classes = np.array([str(name) for name in classes])
+    classes = np.array([str(name) for name in classes], dtype=str)
     arrays = {
-        "ids": np.array(example_ids(examples)),
+        "ids": np.array(example_ids(examples), dtype=str),
         "probabilities": np.asarray(probabilities, dtype=np.float32),
         "predicted": _one_hot(predicted, classes),
         "targets": _one_hot(targets, classes),
@@ -72,7 +76,7 @@ def log_predictions(
 def read_predictions(run: Run, part: str = "test") -> Predictions | None:
     """Return what the run said of a part's examples, None where it has not logged it.
 
-    Raise ArtifactError where the file is damaged.
+    Raise ArtifactError where the file is damaged or hostile: sizes and types are checked.
     """
     name = f"{FOLDER}/{part}.npz"
     if name not in checksums.checksums_of(run):
@@ -80,9 +84,16 @@ def read_predictions(run: Run, part: str = "test") -> Predictions | None:
     with TemporaryDirectory() as folder:
         checksums.fetch(run, [name], folder)
         try:
+            need_small(Path(folder) / f"{part}.npz")
             with np.load(Path(folder) / f"{part}.npz", allow_pickle=False) as arrays:
-                return Predictions(**{key: arrays[key] for key in Predictions.__dataclass_fields__})
-        except (ValueError, KeyError, zipfile.BadZipFile) as error:
+                found = {key: arrays[key] for key in Predictions.__dataclass_fields__}
+            rows, columns = len(found["ids"]), len(found["classes"])
+            types = {"ids": ("U", (rows,)), "classes": ("U", (columns,)), "probabilities": ("f", (rows, columns))}
+            for key, array in found.items():
+                kind, shape = types.get(key, ("b", (rows, columns)))
+                need(array.shape == shape and array.dtype.kind == kind, f"its {key} are of another size or type")
+            return Predictions(**found)
+        except DAMAGED as error:
             raise ArtifactError(f"Run {run.info.run_id}: {name} holds no predictions: {error}.") from error
 
 

@@ -37,6 +37,9 @@ GAPS = "support.not_recorded"  # the tag that says what could not be recorded
 LIBRARIES = ("mlflow", "torch", "numpy", "pandas", "scikit-learn")
 LARGEST = 500_000  # bytes of a file that still counts as code
 MOST_FILES = 1_000  # new files that still count as changes to the code
+# As git writes a diff unless its configuration says something else.
+PLAIN = ("--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")  # of another checkout, in a hook say
 LEFT_OUT = "# This cell is left out: it may hold a secret ({})."
 
 
@@ -133,7 +136,9 @@ def code_state() -> tuple[str | None, str, list[str]]:
         names = _git("diff", "--name-only", "-z", "--no-renames", "HEAD").split("\0")
         new = _git("ls-files", "-zo", "--exclude-standard", "--full-name").split("\0")
         gaps = [f"{len(new) - 1:,} new files, too many to be code"] if len(new) > MOST_FILES else []
-        chosen = [name for name in [*names, *([] if gaps else new)] if _is_code(name)]
+        named = [*names, *([] if gaps else new)]
+        chosen = [name for name in named if _is_code(name)]
+        gaps += [f"the changes to {name}, {why}" for name in named if (why := _too_much(name))]
         with TemporaryDirectory() as folder:
             # An index and an object store of our own: git's own state stays as it is.
             objects = _git("rev-parse", "--path-format=absolute", "--git-path", "objects").strip()
@@ -146,7 +151,7 @@ def code_state() -> tuple[str | None, str, list[str]]:
             from_list = ("--pathspec-from-file=-", "--pathspec-file-nul")
             if chosen:
                 _git("--literal-pathspecs", "add", "-A", *from_list, given="\0".join(chosen), **aside)
-            diff = _git("diff", "--cached", "--no-renames", "HEAD", **aside)
+            diff = _git("diff", "--cached", *PLAIN, "HEAD", **aside)
     except (OSError, subprocess.CalledProcessError) as error:
         why = (getattr(error, "stderr", "") or str(error)).strip().partition("\n")[0]
         return None, "", [f"the code, since git answers: {why}"]
@@ -202,6 +207,14 @@ def _is_code(name: str) -> bool:
     return not path.exists() or (path.is_file() and path.stat().st_size <= LARGEST)
 
 
+def _too_much(name: str) -> str | None:
+    """Return why changes that may be code are not recorded, in words."""
+    path = PROJECT_DIR / name
+    if name and path.is_dir():
+        return "a repository of its own"
+    return "a large file" if name.endswith(".py") and path.is_file() and path.stat().st_size > LARGEST else None
+
+
 def _joined(value: object) -> object:
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
@@ -219,5 +232,5 @@ def _git(*arguments: str, given: str = "", **variables: str) -> str:
         encoding="utf-8",
         errors="surrogateescape",
         check=True,
-        env=os.environ | variables,
+        env={name: value for name, value in os.environ.items() if name not in ELSEWHERE} | variables,
     ).stdout

@@ -5,6 +5,7 @@ splits_of(run), params_of(run), histories(run.info.run_id)
 """
 
 import ast
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, is_dataclass
@@ -19,7 +20,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from support.data.splits import Splits
-from support.models.files import read_json
+from support.models.files import need, read_json
 from support.models.params import resolve
 from support.tracking import checksums
 from support.tracking.store import EXPERIMENT, find_experiment
@@ -142,12 +143,13 @@ def find_run(
     found = find_experiment(experiment)
     if found is None:
         return None
-    named = run_name.replace("'", "\\'")
-    where = f"attributes.status = 'FINISHED' and attributes.run_name = '{named}'"
+    quote = '"' if "'" in run_name else "'"  # MLflow's filters have no way to write a name with both
+    named = f" and attributes.run_name = {quote}{run_name}{quote}" if quote not in run_name else ""
+    where = f"attributes.status = 'FINISHED'{named}"
     wanted = {} if params is None else asdict(params) if is_dataclass(params) else dict(params)
     for run in mlflow.search_runs([found.experiment_id], where, output_format="list"):
         same_params = all(run.data.params.get(name) == str(value) for name, value in wanted.items())
-        if same_params and (splits is None or data_digest(run) == splits.digest):
+        if run.info.run_name == run_name and same_params and (splits is None or data_digest(run) == splits.digest):
             return run
     return None
 
@@ -189,8 +191,10 @@ def train_function_of(run: Run) -> Callable:
             "tracking.train_and_log(params, splits, train=...), which records the function."
         )
     try:
-        return resolve(name)
-    except ValueError as error:
+        train = resolve(name)
+        inspect.signature(train).bind(None, None, on_epoch=None, checkpoint=None)  # os.system trains nothing
+        return train
+    except (ValueError, TypeError) as error:
         raise RecordError(f"Run {run.info.run_id} was trained by a function that is not here: {error}") from error
 
 
@@ -203,7 +207,11 @@ def params_of(run: Run) -> Any:
     if not values:
         raise RecordError(f"Run {run.info.run_id} has logged no params. Name them.")
     try:
-        return resolve(run.data.tags[PARAMS_TYPE])(**values) if PARAMS_TYPE in run.data.tags else values
+        if (name := run.data.tags.get(PARAMS_TYPE)) is None:
+            return values
+        kind = resolve(name)
+        need(isinstance(kind, type) and is_dataclass(kind), f"{name} is no dataclass.")  # a tag may name any function
+        return kind(**values)
     except (ValueError, TypeError) as error:
         raise RecordError(f"Run {run.info.run_id} has no usable params: {error} Name them.") from error
 

@@ -23,13 +23,20 @@ SECRET_FILES = (
     "id_rsa*", "id_ed25519*", "id_ecdsa*", "*credentials*", "*secret*", "ngrok.yml", ".git-credentials", ".htpasswd",
     ".pypirc", ".npmrc", "kaggle.json", "service_account*.json", "token.json", "*.token",
 )  # fmt: skip
-NAME = r"(?:pass(?:word|wd|phrase)\w*|pwd|secret\w*|\w*token|\w*api_?key|access_?key\w*|auth(?!or)\w*|credential\w*)"
+NAME = r"(?:pass(?:word|wd|phrase)\w*|pwd?|secret\w*|\w*token|\w*api_?key|access_?key\w*|auth(?!or)\w*|credential\w*)"
 FORMS = [
     rf"""{NAME}["']?\]?\s*[=:(]\s*[rbf]?["'][^"'\n]{{3,}}["']""",  # password="x", ["TOKEN"] = "x", token("x")
     rf"""(?:env|setdefault|set)\w*\(\s*["']\w*{NAME}["']\s*,\s*["'][^"'\n]{{3,}}["']""",  # putenv("TOKEN", "x")
-    rf"""^\s*[!%\s]*(?:(?:export|env|set)\s+)?\w*{NAME}(?:=|:\s*|\s+)[^\s"'#()\[\]{{}},]{{4,}}\s*$""",  # shell, .env
-    rf"""(?:^|[\s?&;"']){NAME}=[^\s"'&;()<>,]{{3,}}(?=[\s"'&;]|$)""",  # a DSN, a query
-    rf"(?<!\w)--?{NAME}[ =](?!\w*\s*\()\S{{4,}}",  # an option of a command
+    rf"""^\s*[!%\s]*(?:(?:export|set_env|env|set)\s+)?\w*{NAME}(?:=|:\s*|\s+)[^\s"'#()\[\]{{}},]{{4,}}\s*$""",  # .env
+    rf"""(?:^|[\s?&;"'!])\w*{NAME}=[^\s"'&;()<>,]{{3,}}(?=[\s"'&;]|$)""",  # a DSN, a query, a command's variable
+    rf"(?<![\w-])--?{NAME.replace('_?', '[_-]?')}[ =](?!\w*\s*\()\S{{4,}}",  # an option of a command
+    r"\b(?:login|mysql\w*|sshpass)\b.*\s-p\s?\S{4,}|\bcurl\b.*\s(?:-u|--user)\s*\S+:\S{4,}",
+    r"(?-i:\b[A-Z]+_KEY)\s*=\s*\S{6,}",
+    rf"""{NAME}["']?\]?\s*[=(]\s*\(?\s*[rbf]?["']{{1,3}}[^"'\n]{{3,}}["']""",  # over lines, or in three quotes
+    rf"""[\w-]*(?:key|{NAME}):\s*[^\s"'\[\]{{}}()]{{6,}}["']""",  # a header of curl's
+    r"""\b\w*auth(?!or)\w*\s*[=(]\s*\(?\s*["'][^"'\n]+["']\s*,\s*["'][^"'\n]{3,}["']""",  # auth=("me", "x")
+    r"://[^\s/:@\"']+:[^\s/@\"'{}]{3,}@",  # a login in an address
+    r"authorization:\s*\w+\s+(?=\S*\d)\S{6,}",
     r"""login\(.*["'][^"'\n]{4,}["']|\blogin\s+(?!\w+\s*=)(?=\S*\d)\S{8,}""",
     r"""[?&](?:key|sig|signature|code)=[^&\s"']{6,}""",
     r"\b(?:bearer|basic)\s+(?=\S*\d)[\w.+/=-]{6,}",

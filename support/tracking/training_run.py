@@ -172,7 +172,7 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
 def load_tagger(run_id: str) -> TextTagger:
     """Return the model of a run, rebuilt from its artifacts, if they are the bytes that were logged.
 
-    Raise NoRunError where the run or they are missing, ArtifactError where they are damaged.
+    Raise NoRunError where the run is missing or has none, ArtifactError where they are damaged or gone.
     """
     run = get_run(run_id)
     with TemporaryDirectory() as folder:

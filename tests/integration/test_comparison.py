@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -20,6 +21,7 @@ from support.comparison import diff, rank
 from support.config import stores_dir
 from support.data.splits import Splits
 from support.lineage import reproduce
+from support.models.files import ArtifactError
 from support.tracking.checksums import log_files
 from support.tracking.predictions import log_predictions
 from support.tracking.runs import NoRunError, best_run
@@ -261,3 +263,15 @@ def test_intervals_stand_beside_the_figures_and_ties_with_the_first_are_marked(a
     assert "1 run ties with the first" in str(board)
     assert f"{board.table.accuracy.iloc[0]:.3f} ({board.table.low.iloc[0]:.2f} to" in repr(board)
     assert "2 ≈" in board._repr_html_()
+
+
+def test_a_run_whose_files_are_gone_does_not_stop_the_ranking(runs, capsys) -> None:
+    run = mlflow.get_run(runs["cnn"])
+    shutil.rmtree(run.info.artifact_uri.removeprefix("file://"))
+    assert set(rank().table.index) >= {runs["cnn"], runs["rules"]}
+    assert (
+        f"Without an interval: Run {runs['cnn']}: checksums.json was logged, and cannot be read"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(ArtifactError, match="Bring it back"):
+        diff(runs["cnn"], runs["rules"])

@@ -1,5 +1,7 @@
 """What a run said of each example: logged, read back, known again by what the example holds."""
 
+import io
+import zipfile
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 
 from support.models.files import ArtifactError
+from support.tracking import checksums
 from support.tracking.predictions import example_ids, log_predictions, read_predictions
 from support.tracking.store import connect
 from support.tracking.training_run import start_run
@@ -66,3 +69,46 @@ def test_a_run_that_logged_none_has_none_and_a_damaged_file_is_refused() -> None
         file.write(b" ")
     with pytest.raises(ArtifactError, match=r"predictions/test\.npz is not the file that was logged"):
         read_predictions(run)
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+GOOD = {"ids": np.array(["a", "b"]), "classes": np.array(["x", "y", "z"]), "probabilities": np.zeros((2, 3), "f4")}
+GOOD |= {"targets": np.zeros((2, 3), bool), "predicted": np.zeros((2, 3), bool)}
+HUGE = (
+    b"\x93NUMPY\x01\x00\x76\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }".ljust(117) % 2**44
+    + b"\n"
+)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"ids": npy(np.array([{}, {}]))},
+        {"ids": npy(np.arange(2))},
+        {"ids": b"no array"},
+        {"classes": npy(np.array(["x"]))},
+        {"probabilities": npy(np.zeros((2, 4), "f4"))},
+        {"probabilities": npy(np.zeros((2, 3), "U1"))},
+        {"probabilities": HUGE},
+        {"predicted": npy(np.zeros(2, bool))},
+        {"targets": npy(np.full((2, 3), np.nan))},
+        {"probabilities": bytes(70_000_000)},
+    ],
+    ids=lambda changed: " ".join(f"{key} {value[-20:]}" for key, value in changed.items()),
+)
+def test_hostile_predictions_are_refused_without_the_memory(tmp_path, changed) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with zipfile.ZipFile(folder / "test.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in ({name: npy(array) for name, array in GOOD.items()} | changed).items():
+            archive.writestr(f"{name}.npy", content)
+    with start_run("hostile") as run:
+        checksums.log_files(folder, "predictions")
+    with pytest.raises(ArtifactError, match=r"predictions/test\.npz holds no predictions"):
+        read_predictions(mlflow.get_run(run.info.run_id))

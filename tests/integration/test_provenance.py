@@ -197,3 +197,31 @@ def test_many_new_files_are_no_code_and_that_is_said(checkout, monkeypatch) -> N
 def test_outside_a_checkout_there_is_neither_commit_nor_diff(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(provenance, "PROJECT_DIR", tmp_path)
     assert provenance.code_state() == (None, "", [])
+
+
+def test_code_in_a_repository_of_its_own_or_too_large_is_said(checkout) -> None:
+    inner = checkout.folder / "inner"
+    inner.mkdir()
+    subprocess.run(["git", "-C", str(inner), "init", "-q"], check=True)
+    (inner / "x.py").write_text("x")
+    (checkout.folder / "large.py").write_text("x = 1\n" * 200_000)
+    (checkout.folder / "data.csv").write_text("1,2\n" * 200_000)
+    gaps = provenance.code_state()[2]
+    assert gaps == ["the changes to inner/, a repository of its own", "the changes to large.py, a large file"]
+
+
+def test_what_git_is_set_to_elsewhere_changes_no_record(checkout, tmp_path, monkeypatch) -> None:
+    (checkout.folder / "kept.py").write_text("one\nthree\n")
+    before = provenance.code_state()
+    settings = {
+        "color.ui": "always",
+        "diff.noprefix": "true",
+        "diff.mnemonicPrefix": "true",
+        "diff.external": "/bin/true",
+    }
+    for name, value in settings.items():
+        checkout("config", name, value)
+        assert provenance.code_state() == before, name
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # as in a hook of another checkout
+        monkeypatch.setenv(name, str(tmp_path))
+    assert provenance.code_state() == before

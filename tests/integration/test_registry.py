@@ -206,6 +206,9 @@ def test_runs_that_are_gone_and_names_that_are_none_are_refused(runs) -> None:
     for name in ("a/b", "a:b", " ", ".."):
         with pytest.raises(PromotionError, match="cannot be registered as"):
             promote(runs["rules"], name=name)
+    for name in ("why?", "two\nlines"):
+        with pytest.raises(PromotionError, match="cannot be loaded as"):
+            promote(runs["rules"], name=name)
     assert everything() == before
     MlflowClient().restore_run(runs["cnn"])
     assert promote(runs["cnn"]).run_id == runs["cnn"]

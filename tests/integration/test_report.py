@@ -130,3 +130,16 @@ def test_no_run_is_explained(stores):
     with pytest.raises(runs.NoRunError, match="no finished run"):
         report.write()
     assert not list(stores.glob("*.html"))
+
+
+def test_figures_of_any_name_are_shown_and_a_folder_is_none(stores, tmp_path):
+    names = ["a #1.png", "why?.png", "50%25.png", "<b>&.png", "опыт.png", "folder.png/in.png"]
+    log("odd", "one")
+    with mlflow.start_run(runs.best_run("odd").info.run_id):
+        for name in names:
+            path = tmp_path / "odd" / "plots" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"\x89PNG")
+        mlflow.log_artifacts(str(tmp_path / "odd"))
+    page = report.write("odd").read_text(encoding="utf-8")
+    assert page.count("<img") == 5 and "a #1" in page and "50%25" in page and "&lt;b&gt;&amp;" in page

@@ -1,5 +1,6 @@
 """Finding runs: which may be compared, which is best, and what a run gives back of its record."""
 
+import json
 import math
 
 import mlflow
@@ -13,6 +14,7 @@ from small import SMALL
 from support.data.splits import Splits
 from support.models.params import Params
 from support.models.rules import RuleParams
+from support.tracking import checksums
 from support.tracking.provenance import log_context
 from support.tracking.runs import (
     NoRunError,
@@ -20,12 +22,14 @@ from support.tracking.runs import (
     best_run,
     best_runs,
     data_digest,
+    find_run,
     get_run,
     histories,
     params_of,
     runs_table,
     score,
     splits_of,
+    train_function_of,
     why_left_out,
 )
 from support.tracking.store import connect, set_experiment
@@ -223,3 +227,32 @@ def test_a_table_of_numbers_with_one_label_takes_part() -> None:
 def an_own_model(params, splits, on_epoch=None, checkpoint=None) -> dict:
     on_epoch(1, {"loss": 0.5})
     return {"accuracy": float(np.mean(splits.test.ripe)), "val_accuracy": 0.5, "depth_used": params["depth"]}
+
+
+@pytest.mark.parametrize(
+    "name", ["it's", "' OR '1'='1", "a\\'b", "both ' and \"", 'dq"q', "end\\", "1__%", "new\nline", "実験"]
+)
+def test_a_run_of_any_name_is_found_and_no_other(name: str) -> None:
+    with start_run("100%"):
+        pass
+    assert find_run(name) is None
+    with start_run(name) as run:
+        pass
+    assert find_run(name).info.run_id == run.info.run_id
+
+
+@pytest.mark.parametrize("name", ["subprocess:run", "os:system", "builtins:exec"])
+def test_a_tag_that_names_another_function_runs_nothing(tmp_path, name: str) -> None:
+    (tmp_path / "record").mkdir()
+    hostile = {"args": f"touch {tmp_path}/witness", "shell": True} if name.startswith("sub") else {"command": "exit 3"}
+    (tmp_path / "record" / "params.json").write_text(json.dumps(hostile))
+    with start_run(
+        "hostile", tags={"support.params": name, "support.train": name.replace("subprocess:run", "os:system")}
+    ) as run:
+        checksums.log_files(tmp_path / "record")
+    run = get_run(run.info.run_id)
+    with pytest.raises(RecordError, match=f"{name} is no dataclass"):
+        params_of(run)
+    with pytest.raises(RecordError, match="was trained by a function that is not here"):
+        train_function_of(run)
+    assert not (tmp_path / "witness").exists()

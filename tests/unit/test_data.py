@@ -26,7 +26,7 @@ from support.data import corpus as data
 from support.data.cleaning import ALL_SCRIPTS, LESSON, clean
 from support.data.corpus import about, load_projects
 from support.data.splits import DataError, Splits, split
-from support.models.encoding import Tokenizer
+from support.models.encoding import LabelEncoder, Tokenizer
 
 SENTENCE = "so the sample corpus stands in"
 
@@ -410,13 +410,13 @@ def test_the_splits_know_their_corpus(sample_splits, tmp_path):
 
 @pytest.mark.parametrize("count", [1, 9])
 def test_too_few_projects_are_an_error(count):
-    df = pd.DataFrame({"text": ["a"] * count, "tags": [["x", "y"]] * count})
+    df = pd.DataFrame({"text": ["word"] * count, "tags": [["x", "y"]] * count})
     with pytest.raises(DataError, match=f"{count} rows are too few"):
         split(df)
 
 
 def test_one_tag_alone_is_an_error():
-    df = pd.DataFrame({"text": ["a"] * 50, "tags": [["x"]] * 50})
+    df = pd.DataFrame({"text": ["word"] * 50, "tags": [["x"]] * 50})
     with pytest.raises(DataError, match="Fewer than two tags"):
         split(df)
 
@@ -454,9 +454,22 @@ def test_what_is_no_text_or_no_list_of_tags_is_refused_by_row_and_column(column,
         split(df)
 
 
+def test_ones_own_texts_are_cleaned_and_the_tagger_sees_the_same():
+    text = ["Шаг, награда!", "Кадр & изображение"]
+    own = split(pd.DataFrame({"text": text * 20, "tags": [["a"], ["b"]] * 20}))
+    assert set(own.train.text) == {"шаг награда", "кадр изображение"} and own.cleaning == ALL_SCRIPTS
+    raw = Splits(
+        *[pd.DataFrame({"text": text, "tags": [["a"], ["b"]]})] * 3, corpus="raw", seed=0, cleaning=ALL_SCRIPTS
+    )
+    with pytest.raises(DataError, match=r"Row 0, column 'text': 'Шаг, награда!' is not clean"):
+        LabelEncoder.of(raw)
+
+
 def test_a_missing_column_is_named():
-    with pytest.raises(DataError, match="have no tags"):
+    with pytest.raises(DataError, match=r"each once\. See tags"):
         split(pd.DataFrame({"text": ["a"] * 20}))
+    with pytest.raises(DataError, match=r"each once\. See text and tags"):
+        split(pd.concat([pd.DataFrame({"text": ["a"] * 20, "tags": [["a"]] * 20})] * 2, axis=1))
 
 
 @pytest.mark.parametrize("kind", [tuple, np.array, list])
@@ -511,9 +524,47 @@ def test_the_digest_changes_with_all_that_a_table_holds(other):
 def test_a_value_that_cannot_be_recorded_is_refused_with_its_part(tmp_path):
     splits = own_splits(table(when=pd.to_datetime(["2024-01-01"] * 3)))
     for call in (lambda: splits.digest, lambda: splits.save(tmp_path / "data.json")):
-        with pytest.raises(DataError, match="The train split holds values that cannot be recorded"):
+        with pytest.raises(DataError, match=r"The train split, row 0, column .* cannot be recorded"):
             call()
     assert not (tmp_path / "data.json").exists()
+
+
+def test_a_bad_value_is_refused_by_row_and_column():
+    for value in (pd.Timestamp("2024"), {1}, b"x", 1j, "\ud800"):
+        part = table(odd=pd.Series(["fine", value, None], dtype=object))
+        with pytest.raises(DataError, match=r"The train split, row 1, column 'odd': .* cannot be recorded"):
+            _ = own_splits(part).digest
+
+
+def test_columns_may_be_numbers_and_the_index_anything(tmp_path):
+    part = pd.DataFrame(np.eye(3), index=[7, 7, 7]).assign(label=pd.Categorical(["a", "b", "a"]))
+    own_splits(part).save(tmp_path / "data.json")
+    after = Splits.load(tmp_path / "data.json")
+    assert after.digest == own_splits(part).digest and after.train[2].tolist() == [0, 0, 1]
+    pd.testing.assert_frame_equal(after.train, part.reset_index(drop=True))
+
+
+@pytest.mark.parametrize("names", [["a", "a"], [("a", "b"), "c"], [None, "c"], [pd.Timestamp("2024"), "c"]], ids=str)
+def test_columns_that_cannot_be_told_apart_or_named_are_refused(names):
+    with pytest.raises(DataError, match="The columns of the train split are"):
+        _ = own_splits(pd.DataFrame([[1, 2]] * 3, columns=pd.Index(names, dtype=object, tupleize_cols=False))).digest
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"corpus": 3}, {"seed": "one"}, {"aliases": [1]}, {"aliases": {"x": [3]}}, {"cleaning": "rm"}, {"source": None}]
+    + [
+        {"train": {"columns": ["a"], "dtypes": [dtype], "rows": [["x"]] * 50}}
+        for dtype in ("S900000000", "V900000000", "M8[ns]")
+    ],
+    ids=str,
+)
+def test_a_hostile_file_of_splits_is_refused_without_the_memory(tmp_path, changed):
+    path = tmp_path / "data.json"
+    own_splits(table()).save(path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(DataError, match=r"data\.json does not hold splits"):
+        Splits.load(path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "null", "{}", '{"train": 3}', "[" * 100_000, "\x00"])

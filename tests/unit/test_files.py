@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,16 @@ def test_weights_that_claim_to_be_huge_are_refused_without_the_memory(good, spoi
     weights = torch.load(good / "model.pt", weights_only=True)
     torch.save(weights | {"fc1.bias": tensor}, tmp_path / "huge.pt")
     refused(spoil("model.pt", (tmp_path / "huge.pt").read_bytes()), "model.pt")
+
+
+def test_weights_that_unpack_to_gigabytes_or_hold_nothing_are_refused(good, spoil, tmp_path):
+    weights = torch.load(good / "model.pt", weights_only=True)
+    torch.save(weights | {"fc1.bias": weights["fc1.bias"].to("meta")}, tmp_path / "meta.pt")
+    refused(spoil("model.pt", (tmp_path / "meta.pt").read_bytes()), "model.pt")
+    with zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data/0", bytes(100_000_000))
+    with pytest.raises(ArtifactError, match=r"model\.pt is damaged: .*unpacked it takes 100 MB"):
+        Tagger.load(spoil("model.pt", (tmp_path / "bomb.pt").read_bytes()))
 
 
 @pytest.mark.parametrize("not_a_number", [float("nan"), float("inf")])

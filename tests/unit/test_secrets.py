@@ -36,6 +36,18 @@ SHORT_FORMS = [
     "psql 'host=db password={}'",
     "mysql -u me --password={}",
     "curl -u me:x https://host.example/x?access_token={}",
+    "!PGPASSWORD={} psql -h db",
+    "!curl -u me:{} https://host.example/x",
+    "curl -H 'X-API-Key: {}'",
+    "docker login -u me -p {}",
+    "mysql -u me -p{}",
+    "create_engine('postgresql://me:{}@db/x')",
+    "%set_env API_KEY {}",
+    "KAGGLE_KEY={}",
+    "client --api-key {}",
+    "requests.get(url, auth=('me', '{}'))",
+    "password = (\n    '{}'\n)",
+    'TOKEN = """{}"""',
 ]
 
 
@@ -83,6 +95,11 @@ CODE = [
     "mlflow.set_tracking_uri('sqlite:///stores/mlflow.db')",
     "for author, key in authors.items():\n    print(author, key)",
     "key_points = [1, 2, 3]",
+    "!mkdir -p ../stores/data",
+    "!docker run -p 8080:8080 image",
+    "authors = ('Anna', 'Berta')",
+    "BATCH_KEY = 3",
+    "url = 'http://127.0.0.1:5000/#/experiments/1'",
 ]
 
 

@@ -87,7 +87,7 @@ def test_a_bad_value_is_refused_by_name(case):
     name, value = case
     with pytest.raises(ValueError, match=rf"^{name} must be .+, and .* is not\.$") as error:
         Params(**{name: value})
-    assert repr(value) in str(error.value)
+    assert repr(value)[:100] in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "seed", "lr", "dropout_p"])
