@@ -191,8 +191,7 @@ def train_function_of(run: Run) -> Callable:
             "tracking.train_and_log(params, splits, train=...), which records the function."
         )
     try:
-        train = resolve(name)
-        inspect.signature(train).bind(None, None, on_epoch=None, checkpoint=None)  # os.system trains nothing
+        inspect.signature(train := resolve(name)).bind(None, None, on_epoch=None, checkpoint=None)  # not os.system
         return train
     except (ValueError, TypeError) as error:
         raise RecordError(f"Run {run.info.run_id} was trained by a function that is not here: {error}") from error

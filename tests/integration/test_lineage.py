@@ -12,6 +12,7 @@ import torch
 from mlflow import MlflowClient
 from small import SMALL
 
+from support.data.cleaning import ALL_SCRIPTS
 from support.data.splits import Splits
 from support.lineage import LineageError, reproduce, resume, retrain
 from support.models.checkpoint import Checkpoint, CheckpointError
@@ -198,7 +199,9 @@ def test_retrain_takes_new_tags_and_characters(runs, sample_splits: Splits, caps
     parts = {
         name: pd.concat([getattr(sample_splits, name), more], ignore_index=True) for name in ("train", "val", "test")
     }
-    child = retrain(runs["cnn"], replace(CNN, lr=1e-12, num_epochs=1), replace(sample_splits, **parts))
+    child = retrain(
+        runs["cnn"], replace(CNN, lr=1e-12, num_epochs=1), replace(sample_splits, **parts, cleaning=ALL_SCRIPTS)
+    )
     out = capsys.readouterr().out
     assert "New tags: brand-new" in out and "New tokens: é" in out
     tagger, old = load_tagger(child), load_tagger(runs["cnn"])
