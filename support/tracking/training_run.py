@@ -70,6 +70,8 @@ def start_run(
         mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
         begun = mlflow.start_run(run_id, run_name=run_name, **given)
     else:
+        if named := os.environ.get("MLFLOW_EXPERIMENT_NAME"):
+            experiment_id_of(named)  # MLflow would make it with its files in the folder that one is in
         place = experiment_id_of(experiment) if experiment else given.pop("experiment_id", None)
         begun = remote.start_run(run_name=run_name, experiment_id=place, **given)
     status = "FAILED"

@@ -19,6 +19,7 @@ from support.models.linear import LinearParams
 from support.models.params import Params
 from support.models.rules import RuleParams
 from support.models.training import train_cnn
+from support.tracking import database
 from support.tracking.runs import NoRunError, get_run
 from support.tracking.store import connect, set_experiment
 from support.tracking.training_run import (
@@ -85,6 +86,17 @@ def test_a_run_that_the_environment_names_stays_as_it_is(store, monkeypatch, cap
     after = mlflow.get_run(old.info.run_id)
     assert (after.info.run_name, after.info.status) == ("old", "FINISHED")
     assert own_metrics(after) == own_metrics(before)
+
+
+def test_an_experiment_that_the_environment_names_keeps_its_files_in_the_store(store, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "named there")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    database.forget_experiment()  # one that was set wins
+    with start_run("own") as run:
+        mlflow.log_text("x", "x.txt")
+    assert mlflow.get_experiment(run.info.experiment_id).name == "named there"
+    assert not (tmp_path / "mlruns").exists()
 
 
 def test_a_run_left_open_by_an_earlier_cell_is_named_and_stays_as_it_is(store) -> None:
