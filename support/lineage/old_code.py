@@ -5,6 +5,7 @@ the commit is not here or a part of the diff was left out, the code is not rebui
 """
 
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from support.config import PROJECT_DIR
 from support.data.splits import Splits
 from support.lineage.shared import LineageError
 from support.tracking import checksums, provenance
+from support.tracking.runs import train_function_of
 
 # It runs in the code of then.
 PROGRAM = """
@@ -68,7 +70,11 @@ def train(run: Run, folder: Path, splits: Splits, name: str, tags: dict[str, str
     """Train in a new run with the code in `folder`, and return its id. Raise LineageError where that fails."""
     splits.save(folder / "data.json")
     program = [sys.executable, "-c", PROGRAM, str(folder), run.info.run_id, name, json.dumps(tags)]
-    variables = os.environ | {"PYTHONPATH": str(folder), "MLFLOW_TRACKING_URI": mlflow.get_tracking_uri()}
+    places, own = [folder], Path(inspect.getsourcefile(train_function_of(run))).parent
+    if not own.is_relative_to(PROJECT_DIR / "support"):  # the reader's own file: rebuilt, or as it is
+        places += [folder / own.relative_to(PROJECT_DIR), own] if own.is_relative_to(PROJECT_DIR) else [own]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, places))}
+    variables["MLFLOW_TRACKING_URI"] = mlflow.get_tracking_uri()
     answer = subprocess.run(program, cwd=folder, env=variables, stderr=subprocess.PIPE, text=True, check=False)
     if answer.returncode:
         last = answer.stderr.strip().rpartition("\n")[2]

@@ -109,7 +109,7 @@ def server_of_environment() -> str | None:
 
 def without_login(text: str) -> str:
     """Return the text without the user and password that an address in it may hold."""
-    return re.sub(r"(?<=://)[^\s/@]+@", "", text)
+    return re.sub(r"(?<=://)[^\s/]+@", "", text)
 
 
 def no_proxy_for_this_machine() -> None:
