@@ -13,6 +13,7 @@ RUNS = [("baselines", "mine", 0.99), ("baselines", "cnn", 0.98), (EXPERIMENT, "f
 
 
 def main() -> None:
+    """Log the runs to the store of the environment."""
     connect()
     flats = pd.DataFrame({"rooms": [1, 2, 3], "price": [1.0, 2.5, 2.9]})
     for experiment, name, f1 in RUNS:
@@ -21,7 +22,3 @@ def main() -> None:
             mlflow.log_input(mlflow.data.from_pandas(flats, name="flats"), context="training")
             mlflow.log_param("depth", 3)
             mlflow.log_metric("f1", f1)
-
-
-if __name__ == "__main__":
-    main()
