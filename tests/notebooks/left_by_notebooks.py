@@ -47,7 +47,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     if GIVEN_DATA:
         monkeypatch.setenv("LESSON_DATA_DIR", GIVEN_DATA)
     connect()
-    found = mlflow.search_runs(experiment_names=["baselines"], output_format="list")
+    baselines = mlflow.get_experiment_by_name("baselines")
+    found = mlflow.search_runs([baselines.experiment_id], output_format="list") if baselines else []
     trials = [run for run in found if "space" in run.data.tags]
     assert {run.info.status for run in trials} <= {"FINISHED", "KILLED"}
     return [run for run in found if run not in trials]
