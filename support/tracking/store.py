@@ -24,6 +24,7 @@ EXPERIMENT = "baselines"
 ABOUT = "Which model tags texts best? `val_f1` chooses, and `f1` of the test split is what is reported."
 LEAST_SPACE = 5_000_000  # bytes: a new database takes one million, and its journal too
 ELSEWHERE = "Free some space, or set STORES_DIR to a folder elsewhere."
+SCHEMES = ("http", "https", "postgresql", "mysql", "mssql", "databricks")  # beside sqlite:///
 QUIET_WAIT = 2  # seconds for another process to be done with the store, before a word is said of it
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -185,7 +186,9 @@ def _given_uri() -> str | None:
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
         return None
-    if given.startswith(SQLITE):  # sqlite:///mlflow.db is relative to the folder that one is in now
+    if given.startswith(SQLITE) and not given.endswith(
+        ":memory:"
+    ):  # sqlite:///mlflow.db is relative to the folder that one is in now
         return f"{SQLITE}{Path(given.removeprefix(SQLITE)).resolve().as_posix()}"
     scheme = urlsplit(given).scheme
     if scheme == "file" or given.startswith(("/", ".")):
@@ -197,6 +200,12 @@ def _given_uri() -> str | None:
         raise ValueError(
             f"MLFLOW_TRACKING_URI is {remote.without_login(given)!r}, which is no address. Write "
             f"http://{remote.without_login(given)}, or unset it to use the store on this machine."
+        )
+    known = given == "databricks" or scheme.partition("+")[0] in SCHEMES
+    if not known or (remote.is_server(given) and not urlsplit(given).hostname):
+        raise ValueError(
+            f"MLFLOW_TRACKING_URI is {remote.without_login(given)!r}, which is the address of no store. Write one such "
+            "as https://team.example or sqlite:///mlflow.db, or unset it to use the store on this machine."
         )
     return given
 

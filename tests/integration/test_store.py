@@ -75,6 +75,10 @@ def test_a_relative_tracking_uri_stays_the_same_file_when_the_folder_changes(tmp
         ("MLFLOW_TRACKING_URI", "team.example"),
         ("MLFLOW_TRACKING_URI", "file:///tmp/mlruns"),
         ("MLFLOW_TRACKING_URI", "./mlruns"),
+        ("MLFLOW_TRACKING_URI", "http://"),
+        ("MLFLOW_TRACKING_URI", "ftp://team.example"),
+        ("MLFLOW_TRACKING_URI", "sqlite://"),
+        ("MLFLOW_TRACKING_URI", "sqlite:///:memory:"),
         ("MLFLOW_REGISTRY_URI", "databricks-uc"),
     ],
 )
