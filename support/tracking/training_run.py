@@ -65,7 +65,8 @@ def start_run(
     if other := os.environ.pop("MLFLOW_RUN_ID", None):
         print(f"MLFLOW_RUN_ID names the run {other}. It stays as it is: this is another run.")
     logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it announces its start and end
-    given = {"log_system_metrics": True, **given, "tags": {**(tags or {}), **alerting.tags(), PROCESS: this_process()}}
+    tags = {name: str(value) for name, value in (tags or {}).items()}  # as MLflow's REST client wants them
+    given = {"log_system_metrics": True, **given, "tags": {**tags, **alerting.tags(), PROCESS: this_process()}}
     if run_id:
         mlflow.set_experiment(experiment_id=mlflow.get_run(run_id).info.experiment_id)
         begun = mlflow.start_run(run_id, run_name=run_name, **given)

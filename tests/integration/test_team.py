@@ -213,7 +213,9 @@ def test_secrets_are_in_no_file_no_command_and_no_output(server, members, traine
 
 def test_it_listens_to_this_machine_only_and_runs_by_the_compose_file(server):
     family = processes.family(server.folder)
-    connections = [each for process in family for each in process.net_connections("inet")]
+    connections = [
+        each for process in family for each in getattr(process, "net_connections", process.connections)("inet")
+    ]
     assert {c.laddr.ip for c in connections if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
     service = yaml.safe_load(team_server.COMPOSE.read_text())["services"]["mlflow"]
     command = [sys.executable, "-m", *service["command"]]
