@@ -10,9 +10,10 @@ import mlflow
 import psutil
 import pytest
 import yaml
+from lossy_network import lossy_network
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from team_processes import PARAMS, lossy_network
+from team_processes import PARAMS
 
 from support import dashboard, team, tracking
 from support.dashboard import report
