@@ -26,7 +26,7 @@ from mlflow.entities import Run
 
 from support.config import PROJECT_DIR
 from support.data.corpus import LESSON_URL
-from support.data.splits import PARTS, Splits
+from support.data.splits import PARTS, DataError, Splits
 from support.environment import best_device
 from support.models.files import read_json
 from support.tracking import checksums, secrets
@@ -49,6 +49,10 @@ def log_context(splits: Splits, train: Callable | None = None) -> None:
     With `train` the file of that function counts as code too.
     """
     everything = pd.concat([getattr(splits, name) for name in PARTS])
+    if sparse := [str(name) for name in everything if isinstance(everything[name].dtype, pd.SparseDtype)]:
+        raise DataError(f"Column {sparse[0]!r} is sparse, and MLflow logs none. Make it dense: df.sparse.to_dense().")
+    if everything.empty:
+        raise DataError("The splits have no rows or no columns: there is nothing that a run could be known by.")
     lists = [name for name in everything if everything[name].map(type).eq(list).any()]
     with warnings.catch_warnings():
         # It is about integers that may be missing when a model serves. This dataset serves nothing.

@@ -8,10 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
 from mlflow.entities import Run
 
+from support.data.splits import DataError, Splits
 from support.tracking import provenance
 from support.tracking.checksums import checksums_of, fetch
 from support.tracking.provenance import differences, executed_cells, log_context
@@ -225,3 +227,17 @@ def test_what_git_is_set_to_elsewhere_changes_no_record(checkout, tmp_path, monk
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # as in a hook of another checkout
         monkeypatch.setenv(name, str(tmp_path))
     assert provenance.code_state() == before
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pd.DataFrame({"x": pd.arrays.SparseArray([0, 0, 1])}), "'x' is sparse"),
+        (pd.DataFrame({"x": []}), "no rows"),
+    ],
+)
+def test_data_that_mlflow_cannot_log_are_refused_in_a_sentence(table: pd.DataFrame, message: str) -> None:
+    connect()
+    splits = Splits(table, table, table, corpus="odd", seed=0)
+    with pytest.raises(DataError, match=message), mlflow.start_run():
+        log_context(splits)
