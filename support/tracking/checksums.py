@@ -3,7 +3,8 @@
 checksums.log_files(folder)                  # mlflow.log_artifacts, and a checksum each
 checksums.fetch(run, ["model.pt"], folder)   # later: the same bytes, or an ArtifactError
 
-They lie in the artifact checksums.json, whose own sha256 is a tag of the run.
+They lie in an artifact checksums/SHA256.json, whose name is a tag of the run. Each call writes a new one before
+the tag names it: whoever is killed between the two leaves the old tag, with the old file.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from support.models.files import ArtifactError, need, read_json
 from support.tracking import remote
 
-FILE, TAG = "checksums.json", "support.checksums"
+FOLDER, TAG = "checksums", "support.checksums"
 
 
 def log_files(folder: str | Path, where: str = "") -> None:
@@ -33,11 +34,10 @@ def log_files(folder: str | Path, where: str = "") -> None:
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         known[str(PurePosixPath(where) / path.relative_to(folder).as_posix())] = _sha256(path)
     mlflow.log_artifacts(str(folder), where or None)
-    with TemporaryDirectory() as aside:
-        path = Path(aside) / FILE
-        path.write_text(json.dumps(known, indent=0, sort_keys=True) + "\n", encoding="utf-8")
-        mlflow.log_artifact(str(path))
-        mlflow.set_tag(TAG, _sha256(path))
+    text = json.dumps(known, sort_keys=True)  # one line: its bytes are the same on Windows
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    mlflow.log_text(text, f"{FOLDER}/{digest}.json")
+    mlflow.set_tag(TAG, digest)
 
 
 def checksums_of(run: Run) -> dict[str, str]:
@@ -49,9 +49,9 @@ def checksums_of(run: Run) -> dict[str, str]:
     if logged is None:
         return {}
     with TemporaryDirectory() as folder:
-        path = _download(run, FILE, folder, logged=True)
+        path = _download(run, name := f"{FOLDER}/{logged}.json", folder, logged=True)
         if _sha256(path) != logged:
-            raise ArtifactError(f"Run {run.info.run_id}: its {FILE} was damaged or exchanged. Bring it back.")
+            raise ArtifactError(f"Run {run.info.run_id}: its {name} was damaged or exchanged. Bring it back.")
         return read_json(path, _texts)
 
 

@@ -1,6 +1,7 @@
 """A run's files are known again: what was changed since is not read."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import mlflow
 import pytest
@@ -9,7 +10,7 @@ from small import SMALL
 from support.models.files import ArtifactError
 from support.models.params import Params
 from support.models.tagger import Tagger, tagger_files
-from support.tracking.checksums import checksums_of, fetch, log_files
+from support.tracking.checksums import TAG, checksums_of, fetch, log_files
 from support.tracking.store import connect
 from support.tracking.training_run import load_tagger, start_run, train_and_log
 
@@ -47,14 +48,25 @@ def test_a_changed_file_of_a_run_is_found(run_ids, name):
 
 @pytest.mark.parametrize("content", [b"[]", b"{", b'{"model.pt": "00"}', b"null", b""])
 def test_checksums_that_were_exchanged_are_refused(run_ids, content):
-    path = path_of(run_ids[0], "checksums.json")
+    path = next(path_of(run_ids[0], "checksums").glob(f"{mlflow.get_run(run_ids[0]).data.tags[TAG]}.json"))
     before = path.read_bytes()
     try:
         path.write_bytes(content)
-        with pytest.raises(ArtifactError, match=rf"{run_ids[0]}: its checksums\.json was damaged or exchanged"):
+        with pytest.raises(ArtifactError, match=rf"{run_ids[0]}: its checksums/.*json was damaged or exchanged"):
             load_tagger(run_ids[0])
     finally:
         path.write_bytes(before)
+
+
+def test_whoever_is_killed_before_the_tag_is_set_leaves_the_checksums_of_before(run_ids, tmp_path, monkeypatch):
+    (tmp_path / "first.txt").write_text("first")
+    with mlflow.start_run() as run:
+        log_files(tmp_path)
+        (tmp_path / "second.txt").write_text("second")
+        monkeypatch.setattr(mlflow, "set_tag", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            log_files(tmp_path)
+    assert checksums_of(mlflow.get_run(run.info.run_id)).keys() == {"first.txt"}
 
 
 def test_files_of_any_number_name_and_depth_are_checked(run_ids, tmp_path):

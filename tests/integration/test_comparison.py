@@ -269,9 +269,7 @@ def test_a_run_whose_files_are_gone_does_not_stop_the_ranking(runs, capsys) -> N
     run = mlflow.get_run(runs["cnn"])
     shutil.rmtree(run.info.artifact_uri.removeprefix("file://"))
     assert set(rank().table.index) >= {runs["cnn"], runs["rules"]}
-    assert (
-        f"Without an interval: Run {runs['cnn']}: checksums.json was logged, and cannot be read"
-        in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert f"Without an interval: Run {runs['cnn']}: checksums/" in printed and "cannot be read" in printed
     with pytest.raises(ArtifactError, match="Bring it back"):
         diff(runs["cnn"], runs["rules"])
