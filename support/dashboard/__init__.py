@@ -2,8 +2,8 @@
 
 `open` starts a server, or finds the one that runs; `Dashboard` is what it returns. `report.write` writes an
 experiment into one HTML file. The modules: view (open, links), launch (finds, starts and ends the server),
-server (the process itself), lease (how long it lives), tunnel (ngrok's agent), checks (proofs that an address
-is ours and closed to others), report.
+server (the process itself), lease (how long it lives), tunnel (ngrok's agent), places (Codespaces, JupyterHub and
+others), checks (proofs that an address is ours and closed to others), report.
 """
 
 import lazy_loader

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from support.config import PROJECT_DIR
-from support.dashboard import checks, lease, tunnel
+from support.dashboard import checks, lease, places, tunnel
 from support.dashboard.tunnel import TunnelError
 from support.tracking import store
 
@@ -159,19 +159,15 @@ def free_port(port: int | None = None) -> int:
         raise DashboardError(why) from error
 
 
-def url_of(state: dict, host: str | None = None) -> str:
-    """Return the address of a server at one of its hosts, by default this machine, with the secret."""
-    return f"{host or hosts_of(state['port'])[0]}/{state['secret']}"
+def url_of(state: dict, address: str | None = None) -> str:
+    """Return a server's address with the secret; `address` leads to its port, by default on this machine."""
+    return f"{address or 'http://127.0.0.1:' + str(state['port'])}/{state['secret']}"
 
 
 def hosts_of(port: int) -> list[str]:
-    """Return what this machine's user may type to reach a port; on Colab its proxy's address too, last."""
-    hosts = [f"http://127.0.0.1:{port}", f"http://localhost:{port}"]
-    if "google.colab" in sys.modules:
-        from google.colab.output import eval_js
-
-        hosts.append(eval_js(f"google.colab.kernel.proxyPort({port}, {{'cache': false}})").rstrip("/"))
-    return hosts
+    """Return what a browser has in its address bar, or says that it has, when its user reaches a port."""
+    place = places.place_of(port)
+    return [f"http://127.0.0.1:{port}", f"http://localhost:{port}", *(place.origins if place else ())]
 
 
 def tail(log: Path, lines: int = 8) -> str:

@@ -56,11 +56,12 @@ def behind_secret(app, secret: str, hosts: list[str], public: str | None):
     """Return an ASGI app that answers as `app` under /<secret>/, to its own pages, and 404 elsewhere.
 
     MLflow itself lets the pages of any port of this machine write. Its pages may stand in a frame of a
-    notebook on this machine or on Colab; those that come through the tunnel, in none.
+    notebook on this machine, on Colab or at the same origin; those that come through the tunnel, in none.
     """
     prefix, frames = f"/{secret}", {}
     for host in hosts:
-        allowed = "'none'" if host == public else COLAB_FRAMES if host.startswith("https") else LOCAL_FRAMES
+        allowed = COLAB_FRAMES if "colab" in host else LOCAL_FRAMES if host.startswith("http:") else "'self'"
+        allowed = "'none'" if host == public else allowed
         frames[host.partition("://")[2]] = f"frame-ancestors {allowed}".encode()
 
     async def answer(scope, receive, send) -> None:

@@ -9,6 +9,7 @@ opened it, and no longer than they asked: see `support.dashboard.lease`.
 
 import html
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import mlflow
 from filelock import FileLock, Timeout
 
 from support import config
-from support.dashboard import checks, launch, lease, links
+from support.dashboard import checks, launch, lease, links, places
 from support.tracking import remote, runs, store
 
 LOCK_TIMEOUT = 120  # seconds for another notebook that opens a dashboard on the same stores
@@ -57,20 +58,21 @@ class Dashboard:
     def show(self, height: int = 600) -> None:
         """Show the runs below the cell: in a frame of `height` pixels, or as links where a frame is not safe.
 
-        What comes through a tunnel or from a team's server does not stand in a frame.
+        What comes through a tunnel, a forwarded port or from a team's server does not stand in a frame.
         """
         from IPython.display import IFrame, display
 
         link = next(iter(self.links.values()))
-        if self._state is None or self.password:
+        place = places.place_of(self._state["port"]) if self._state else None
+        if self._state is None or self.password or (place and not place.framed):
             display(self)
-        elif self.url == self.local_url:
-            display(IFrame(link, "100%", height))
-        else:
+        elif "google.colab" in sys.modules:
             from google.colab import output
 
             path = link.removeprefix(checks.origin_of(link))
             output.serve_kernel_port_as_iframe(self._state["port"], path=path, height=str(height))
+        else:
+            display(IFrame(link, "100%", height))
 
     def show_credentials(self) -> None:
         """Show user and password until Enter is pressed, then wipe them from the notebook's output.
@@ -131,11 +133,11 @@ def open(
     """Open a dashboard on the stores, or find the one that runs, and say which view it is and why.
 
     The view is an ngrok tunnel when there is a token (NGROK_AUTHTOKEN in the environment or in Colab's
-    secrets; with `share=True` it asks for one), else Colab's own port proxy on Colab, else an address that
-    only this machine reaches, with a secret in it as in Jupyter's. `share=False` opens no tunnel, token or
-    not. Where a tunnel fails, the view falls back and says why. `auto_close` is in seconds. `port` must be free
-    when given. `metric` is what the links rank the runs by. Raise DashboardError when the server does not start,
-    or another notebook is at it for too long.
+    secrets; with `share=True` it asks for one), else the way to a port that Colab, Codespaces, JupyterHub or
+    Binder has, else an address that only this machine reaches. Each has a secret in it as Jupyter's has.
+    `share=False` opens no tunnel, token or not. Where a tunnel fails, the view falls back and says why.
+    `auto_close` is in seconds. `port` must be free when given. `metric` is what the links rank the runs by.
+    Raise DashboardError when the server does not start, or another notebook is at it for too long.
     """
     uri = store.connect(stores_dir)
     links.save_views(experiment, metric)
@@ -177,13 +179,13 @@ def leased(leases: Path, seconds: float | None) -> Iterator[None]:
 
 
 def choose_view(state: dict, token: str | None, share: bool | None) -> tuple[str | None, str]:
-    """Return the best host that the server with this state has, None for this machine, and why it is that."""
+    """Return the best address that leads to the server with this state, None for this machine, and why that one."""
     host, view, why = None, "An address that only this machine reaches", "there is no ngrok token"
     if state["public"] and share is not False:
         host, why = state["public"], "there is an ngrok token"
         view = "A tunnel that asks for a user and password (show_credentials)"
-    elif len(hosts := launch.hosts_of(state["port"])) > 2:
-        host, view = hosts[-1], "Colab's own proxy"
+    elif place := places.place_of(state["port"]):
+        host, view = place.address, place.view
     if token and state["problem"]:
         return host, f"No tunnel: {state['problem']} {view}."
     return host, f"{view}." if share is False else f"{view}, because {why}."

@@ -243,6 +243,11 @@ def test_it_stands_in_a_frame_unless_others_see_it_too(stand_in, monkeypatch):
     shared = dashboard.open()
     shared.show()
     assert shown[-1] is shared
+    stand_in(STATE)
+    monkeypatch.setenv("CODESPACE_NAME", "fuzzy-disco")
+    forwarded = dashboard.open()
+    forwarded.show()
+    assert shown[-1] is forwarded and forwarded.url == "https://fuzzy-disco-5005.app.github.dev/s3cret"
 
 
 class Colab(types.ModuleType):

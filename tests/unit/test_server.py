@@ -10,7 +10,7 @@ from filelock import FileLock
 
 from support.dashboard import lease, server
 
-HOSTS = ["http://127.0.0.1:5005", "http://localhost:5005", "https://5005-m-s-1.prod.colab.dev"]
+HOSTS = ["http://127.0.0.1:5005", "http://localhost:5005", "https://5005-m-s-1.prod.colab.dev", "https://hub.example"]
 PUBLIC = "https://lesson.ngrok-free.app"
 
 
@@ -60,6 +60,7 @@ def test_its_own_pages_get_in():
     [
         (HOSTS[0], "'self' http://127.0.0.1:* http://localhost:*"),
         (HOSTS[2], "'self' https://colab.research.google.com https://*.googleusercontent.com"),
+        (HOSTS[3], "'self'"),
         (PUBLIC, "'none'"),
         ("http://elsewhere.example", "'none'"),
     ],
