@@ -90,6 +90,7 @@ def needed_by(*modules: str) -> tuple[dict[str, Path], list[str]]:
     """Return what modules need to run: one's own modules with their files, themselves included, and the
     installed packages as `name==version`."""
     installed, files, packages = packages_distributions(), {}, set()
+    installed.pop("support", None)  # its code goes along, also where it is installed as a package: no index has it
     todo, seen = set(modules), set()
     while todo:
         seen.add(name := todo.pop())

@@ -26,6 +26,13 @@ def test_a_module_of_the_readers_own_counts_as_code_and_not_as_a_package(tmp_pat
     assert [each.partition("==")[0] for each in packages] == ["torch"]
 
 
+def test_the_code_of_support_goes_along_also_where_it_is_installed_as_a_package(monkeypatch) -> None:
+    installed = {**export.packages_distributions(), "support": ["experiment-tracking"]}
+    monkeypatch.setattr(export, "packages_distributions", lambda: installed)
+    files, packages = export.needed_by("support.models.rules")
+    assert "support.models.params" in files and not any("experiment" in each for each in packages)
+
+
 def test_a_cell_of_a_table_is_one_line_that_shows_as_it_stands() -> None:
     table = _table(["tag", "F1"], [["a|b\n$c$ \\", 0.12345], ["<b>x</b>", 1]])
     lines = table.splitlines()
