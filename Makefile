@@ -2,7 +2,7 @@
 BIN := .venv/bin
 export PYTHON
 
-.PHONY: run test test-all lab refresh lint bench soak pictures load
+.PHONY: run test test-all lab refresh address lint bench soak pictures load
 
 run: .venv/installed
 	@$(BIN)/python tools/notebooks.py run
@@ -20,6 +20,10 @@ lab: .venv/installed
 
 refresh: .venv/installed
 	@$(BIN)/python tools/notebooks.py refresh
+
+# The project's page on GitHub, in badges, first cells and wherever else it stands: make address URL=https://github.com/...
+address: .venv/installed
+	@$(BIN)/python tools/notebooks.py address "$(URL)"
 
 lint: .venv/installed
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

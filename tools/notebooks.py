@@ -1,7 +1,8 @@
-"""Run the notebooks, or refresh what is committed of them.
+"""Run the notebooks, refresh what is committed of them, or give the project another address.
 
-python tools/notebooks.py run       execute all in order into stores/executed, as notebook and HTML
-python tools/notebooks.py refresh   stamp the project's address, execute in a store of their own, tidy
+python tools/notebooks.py run           execute all in order into stores/executed, as notebook and HTML
+python tools/notebooks.py refresh       stamp the project's address, execute in a store of their own, tidy
+python tools/notebooks.py address URL   write the project's address on GitHub wherever it stands
 """
 
 import argparse
@@ -24,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({})"
+ADDRESS = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+?)(?:\.git)?/?")
 COLAB = "https://colab.research.google.com/github/{}/blob/main/notebooks/{}"
 CELL_TIMEOUT = 600  # seconds
 SECRET_PATH = re.compile(r"(127\.0\.0\.1:\d+)/[\w-]{16,}")  # under which a dashboard answers, while it runs
@@ -41,19 +43,41 @@ def project_url() -> str:
     return settings["project"]["urls"]["Repository"]
 
 
+def set_address(url: str) -> int:
+    """Write the project's address into pyproject.toml, the other files that name it, and the notebooks."""
+    match = ADDRESS.fullmatch(url)
+    if not match:
+        print("Name the project's page on GitHub: make address URL=https://github.com/ACCOUNT/NAME", file=sys.stderr)
+        return 1
+    before, repository = project_url().removeprefix("https://github.com/"), match[1]
+    for path in [ROOT / "pyproject.toml", ROOT / "CITATION.cff", *ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        path.write_text(moved(path.read_text(encoding="utf-8"), before, repository), encoding="utf-8")
+    for path in notebook_paths():
+        notebook = nbformat.read(path, as_version=4)
+        stamp(notebook, path.name, f"https://github.com/{repository}")
+        path.write_text(f"{nbformat.writes(notebook)}\n", encoding="utf-8")
+    print(f"The project's address is https://github.com/{repository}")
+    return 0
+
+
+def moved(text: str, before: str, repository: str) -> str:
+    """Return a text with one repository (account/name) in place of another."""
+    return re.sub(rf"(?<![\w.-]){re.escape(before)}(?![\w-])", repository, text)
+
+
 def stamp(notebook: NotebookNode, file_name: str, url: str) -> None:
     """Put the Colab badge on top, the cell that finds the project first, and the address into all links."""
-    repository = url.removeprefix("https://github.com/").rstrip("/")
-    name = repository.split("/")[-1]
+    repository = url.removeprefix("https://github.com/")
     lines = notebook.cells[0].source.splitlines()
     if before := re.match(r"\[!\[Open in Colab\].*/github/([^/]+/[^/]+)/blob/", lines[0]):
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = cell.source.replace(f"github.com/{before[1]}/", f"github.com/{repository}/")
-    body = lines[1:] if before else ["", *lines]
+                cell.source = moved(cell.source, before[1], repository)
+    body = notebook.cells[0].source.splitlines()[1:] if before else ["", *lines]
     notebook.cells[0].source = "\n".join([BADGE.format(COLAB.format(repository, file_name)), *body])
     first_code = next(cell for cell in notebook.cells if cell.cell_type == "code")
     template = (ROOT / "tools" / "first_cell.py").read_text(encoding="utf-8").rstrip()
+    name = repository.split("/")[-1]
     first_code.source = template.replace("PROJECT_URL", url).replace("PROJECT_NAME", name)
 
 
@@ -150,7 +174,9 @@ def refuse_private(name: str, notebook: NotebookNode, paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"run": run, "refresh": refresh}
-    parser = argparse.ArgumentParser(description="Run the notebooks, or refresh what is committed of them.")
+    commands = {"run": run, "refresh": refresh, "address": set_address}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=commands)
-    sys.exit(commands[parser.parse_args().command]())
+    parser.add_argument("url", nargs="*", help="for `address`: the project's page on GitHub")
+    arguments = parser.parse_args()
+    sys.exit(commands[arguments.command](*arguments.url))

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,6 +69,28 @@ def test_the_first_cell_says_what_to_do_in_a_folder_elsewhere(tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="open this notebook in the project's folder"):
         runpy.run_path(str(PROJECT_DIR / "tools" / "first_cell.py"))
+
+
+def test_the_first_cell_finds_the_project_from_any_folder(tmp_path: Path, monkeypatch) -> None:
+    """From a folder within, as Jupyter's kernels start; from elsewhere as VS Code does, which says where it is."""
+    cell = str(PROJECT_DIR / "tools" / "first_cell.py")
+    monkeypatch.chdir(PROJECT_DIR / "notebooks" / "img")
+    assert runpy.run_path(cell)["root"] == PROJECT_DIR
+    monkeypatch.chdir(tmp_path)
+    assert runpy.run_path(cell, {"__vsc_ipynb_file__": str(PATHS[0])})["root"] == PROJECT_DIR
+
+
+def test_on_colab_the_first_cell_says_that_there_is_no_address_yet(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "google.colab", sys)
+    monkeypatch.setattr(subprocess, "run", None)  # it clones nothing: that account may be somebody else's
+    cell = cells_of(nbformat.read(PATHS[0], as_version=4))[0].source
+    unset = re.sub("github.com/[^/]+/", "github.com/your-account/", cell)
+    with pytest.raises(AssertionError, match="No public address yet: `make address` sets it"):
+        exec(unset, {})
+
+
+def test_it_names_its_kernel(notebook: nbformat.NotebookNode) -> None:
+    assert notebook.metadata.kernelspec == {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
 def test_it_was_run_top_to_bottom_and_shows_no_error_or_warning(notebook: nbformat.NotebookNode) -> None:
