@@ -298,6 +298,8 @@ def test_the_commands_that_upgrade_the_schema_run(server):
         guide = (DEPLOY / "README.md").read_text()
         assert " ".join(command[:-1]) in guide
         subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
+    assert "python /deploy/indexes.py postgresql+psycopg2://" in guide
+    subprocess.run([sys.executable, DEPLOY / "indexes.py", database_of(server)], check=True, capture_output=True)
 
 
 # How it ends.

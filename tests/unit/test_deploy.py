@@ -51,3 +51,9 @@ def test_the_image_has_the_versions_that_are_tested():
     pinned = re.findall(r"[\w-]+==[\w.]+", (DEPLOY / "Dockerfile").read_text())
     tested = (ROOT / "constraints.txt").read_text().lower().splitlines()
     assert len(pinned) == 4 and all(pin.lower() in tested for pin in pinned)
+
+
+def test_images_are_pinned_by_version(services):
+    images = {service["image"] for service in services.values() if "build" not in service}
+    base = re.search(r"^FROM (\S+)", (DEPLOY / "Dockerfile").read_text(), re.M)[1]
+    assert len(images) == 3 and all(re.search(r":v?\d+\.\d+", image) for image in [*images, base]), images
