@@ -3,7 +3,6 @@
     board = rank()       # show it in a notebook, or print it
     board.table          # the same as a DataFrame, best first, by run id
     board.plot()         # the metric against training time
-    board.plot_tags()    # F1 by tag of the best runs
 
 The validation figure decides, where a run has one; the test figure stands beside it. A figure on other data,
 or on another split of the same, measures something else: such runs are left out, with the reason.
@@ -11,7 +10,7 @@ or on another split of the same, measures something else: such runs are left out
 
 import gc
 import html
-from collections import defaultdict
+from collections import Counter
 from dataclasses import dataclass
 
 import mlflow
@@ -21,10 +20,9 @@ from matplotlib.figure import Figure
 from mlflow.entities import Run
 
 from support.comparison import plots
-from support.comparison.intervals import METRICS, comparable, interval, paired
+from support.comparison.paired import comparable, paired
 from support.data.splits import Splits
-from support.models.files import ArtifactError
-from support.tracking.predictions import Predictions, read_predictions
+from support.tracking.intervals import interval, predictions_if_whole
 from support.tracking.runs import EXPERIMENT, TRAIN, NoRunError, best_run, data_digest, score, seconds_of, why_left_out
 from support.tracking.store import find_experiment
 
@@ -39,7 +37,7 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The `runs`, best first by `metric`, on the `data` in words, and the others' names: reason -> names.
+    """The `runs`, best first by `metric`, on the `data` in words, and how many others are `left_out`, by reason.
 
     `intervals` are run id -> metric -> ends of its 95 % interval, of the first SHOWN runs that keep their
     predictions, and `ties` the ids of those whose difference to the first may be chance.
@@ -48,15 +46,9 @@ class Leaderboard:
     runs: list[Run]
     metric: str
     data: str
-    names_left_out: dict[str, list[str]]
+    left_out: dict[str, int]
     intervals: dict[str, dict[str, tuple[float, float]]]
     ties: list[str]
-
-    @property
-    def left_out(self) -> dict[str, int]:
-        """How many runs are left out: reason -> number, the most frequent first."""
-        by_number = sorted(self.names_left_out.items(), key=lambda item: -len(item[1]))
-        return {reason: len(names) for reason, names in by_number}
 
     @property
     def table(self) -> pd.DataFrame:
@@ -87,17 +79,6 @@ class Leaderboard:
         """Return a figure of the metric against training time, with the Pareto front."""
         return plots.score_against_time(self.table, self.metric)
 
-    def plot_tags(self, top: int = 4) -> Figure:
-        """Return a figure of the F1 of each tag, or class, of the `top` best runs, from their predictions.
-
-        Raise NoRunError where none of them keeps its predictions, ArtifactError where they are damaged.
-        """
-        first = enumerate(self.runs[:top], 1)
-        by_run = {f"{place} {plots.short(run.info.run_name)}": _f1_by_class(run) for place, run in first}
-        if not any(by_run.values()):
-            raise NoRunError(f"None of the best {top} runs keeps its predictions of the test split.")
-        return plots.f1_by_class_and_run(by_run)
-
     def _shown(self) -> pd.DataFrame:
         """Return the first rows as text, by rank, with units in the headings."""
         table = self.table.head(SHOWN)
@@ -124,18 +105,13 @@ def rank(splits: Splits | None = None, experiment: str = EXPERIMENT, metric: str
     except NoRunError as error:
         digest, missing = None, error
     digest = splits.digest if splits else digest
-    ranked, left_out = [], defaultdict(list)
-    for run in _runs_of(experiment):
-        if reason := why_left_out(run, metric, digest):
-            left_out[reason].append(run.info.run_name)
-        else:
-            ranked.append(run)
+    runs = [(why_left_out(run, metric, digest), run) for run in _runs_of(experiment)]
+    left_out = dict(Counter(reason for reason, _ in runs if reason).most_common())
     # A stable sort: equal ones stay as MLflow returns them, the latest first.
-    ranked.sort(key=lambda run: score(run, metric), reverse=True)
-    board = Leaderboard(ranked, metric, _described(ranked, digest), dict(left_out), *_intervals(ranked, metric))
+    ranked = sorted((run for reason, run in runs if not reason), key=lambda run: score(run, metric), reverse=True)
     if missing or not ranked:
-        raise NoRunError(f"{missing} {_said(board.left_out)}") from missing
-    return board
+        raise NoRunError(f"{missing} {_said(left_out)}") from missing
+    return Leaderboard(ranked, metric, _described(ranked, digest), left_out, *_intervals(ranked, metric))
 
 
 def _runs_of(experiment: str) -> list[Run]:
@@ -152,30 +128,16 @@ def _runs_of(experiment: str) -> list[Run]:
 
 def _intervals(runs: list[Run], metric: str) -> tuple[dict[str, dict[str, tuple[float, float]]], list[str]]:
     """Return the intervals of the first runs, and the ids of those that tie with the first on validation."""
-    if metric not in METRICS or not runs:
-        return {}, []
-    kept = {run.info.run_id: {part: _predictions(run, part) for part in ("val", "test")} for run in runs[:SHOWN]}
-    names = {"val": f"val_{metric}", "test": metric}
+    names = f"val_{metric}", metric
+    kept = {run.info.run_id: [predictions_if_whole(run, name) for name in names] for run in runs[:SHOWN]}
     ends = {
-        run_id: {names[part]: interval(said, metric) for part, said in parts.items() if said}
-        for run_id, parts in kept.items()
+        run_id: {name: interval(said, metric) for name, said in zip(names, both, strict=True) if said}
+        for run_id, both in kept.items()
     }
-    first, *others = kept
-    at_first, ties = kept[first]["val"], []
-    for run_id in others:
-        said = kept[run_id]["val"]
-        if at_first and said and comparable(at_first, said) and paired(said, at_first, metric).tie:
-            ties.append(run_id)
-    return ends, ties
-
-
-def _predictions(run: Run, part: str) -> Predictions | None:
-    """Return them as far as they are whole: one damaged run does not stop the ranking, and is named."""
-    try:
-        return read_predictions(run, part)
-    except ArtifactError as error:
-        print(f"Without an interval: {error}")
-        return None
+    first, *others = [val for val, _ in kept.values()]
+    pairs = zip(list(kept)[1:], others, strict=True)
+    alike = [(run_id, said) for run_id, said in pairs if first and said and comparable(first, said)]
+    return ends, [run_id for run_id, said in alike if paired(said, first, metric).tie]
 
 
 def _described(runs: list[Run], digest: str | None) -> str:
@@ -201,13 +163,3 @@ def _row(run: Run, metric: str) -> dict:
 def _said(left_out: dict[str, int]) -> str:
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in left_out.items())
     return f"Left out: {reasons}." if reasons else "No run is left out."
-
-
-def _f1_by_class(run: Run) -> dict[str, float]:
-    """Return the F1 of each class on the test split; nothing where the run keeps no predictions."""
-    kept = read_predictions(run, "test")
-    if kept is None:
-        return {}
-    hits, marked = kept.targets & kept.predicted, kept.targets.sum(axis=0) + kept.predicted.sum(axis=0)
-    f1 = 2 * hits.sum(axis=0) / np.maximum(marked, 1)
-    return dict(zip(map(str, kept.classes), map(float, f1), strict=True))

@@ -25,10 +25,11 @@ from mlflow.entities import Run
 
 from support import config, plots
 from support.tracking import checksums, runs, store
+from support.tracking.intervals import with_interval
 
 # More cannot be read: runs in the table, params in it, curves in one picture, figures.
 MAX_RUNS, MAX_PARAMS, MAX_CURVES, MAX_FIGURES = 100, 12, 10, 20
-METRICS = ("f1", "precision", "recall", "best_val_loss", "best_epoch")
+METRICS = ("precision", "recall", "best_val_loss", "best_epoch")
 
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -60,8 +61,10 @@ def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | Non
     best, params = ranked[0], runs.differing_params(ranked)
     table = table_of(ranked, params[:MAX_PARAMS])
     left_out = f" {len(params) - MAX_PARAMS} more params differ, and are left out." if len(params) > MAX_PARAMS else ""
+    chosen_by = "val_f1" if "val_f1" in best.data.metrics else "f1"
     parts = [
-        f"<p>{len(ranked)} finished run(s), best first. The best reaches F1 {runs.score(best):.3f}.{left_out}</p>",
+        f"<p>{len(ranked)} finished run(s), best first. The best has {chosen_by} {with_interval(best, chosen_by)}. "
+        f"In brackets: 95 % intervals, of runs that keep their predictions.{left_out}</p>",
         table.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
     ]
     if curves := [run for run in ranked if "val_loss" in run.data.metrics][:MAX_CURVES]:
@@ -91,6 +94,7 @@ def table_of(ranked: list[Run], params: list[str]) -> pd.DataFrame:
         {
             "run": run.info.run_name,
             "started": datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            "f1": with_interval(run, "f1"),
             **{name: run.data.metrics.get(name) for name in METRICS},
             **{name: run.data.params.get(name) for name in params},
         }

@@ -8,12 +8,14 @@ Source: Mitchell et al. (2019), "Model Cards for Model Reporting".
 import html
 from collections.abc import Iterable
 
+import numpy as np
 from mlflow.entities import Run
 from sklearn.metrics import precision_recall_fscore_support
 
 from support.data.corpus import LESSON_URL
 from support.data.splits import PARTS
 from support.registry.pyfunc_model import LONGEST_REQUEST, LONGEST_TEXT, MOST_TEXTS
+from support.tracking.intervals import ENDS, draws, figures_of, with_interval
 from support.tracking.predictions import read_predictions
 from support.tracking.runs import RecordError, splits_of
 
@@ -36,9 +38,12 @@ model = mlflow.pyfunc.load_model("models:/{name}@champion")
 
 ## Quality
 
-It was chosen by {chosen_by}. These are its figures on the test split{size}:
+It was chosen by {chosen_by}. These are its figures on the test split{size}, with their 95 % intervals:
 
 {quality}
+
+To promote versions of this model, this test split was looked at {looks}. Each look that leads to a choice makes
+the figures a little too good.
 
 ## Data
 
@@ -62,10 +67,11 @@ CLASSES = """\
 """
 
 
-def model_card(run: Run, name: str, metric: str, is_tagger: bool) -> str:
+def model_card(run: Run, name: str, metric: str, looks: int, is_tagger: bool) -> str:
     """Return the card of a run's model that is registered as `name` and was chosen by `metric`.
 
-    What the run does not record, it leaves out. Raise ArtifactError where a record is damaged.
+    `looks` is how often its promotions have looked at the test split, this one included. What the run does
+    not record, the card leaves out. Raise ArtifactError where a record is damaged.
     """
     metrics, chosen = run.data.metrics, f"val_{metric}"
     shown = [each for each in dict.fromkeys([metric, "precision", "recall", "f1"]) if each in metrics]
@@ -84,9 +90,12 @@ def model_card(run: Run, name: str, metric: str, is_tagger: bool) -> str:
         name=_cell(name),
         run=_cell(run.info.run_name),
         run_id=run.info.run_id,
-        chosen_by=f"its {chosen}, {metrics[chosen]:.3f}, of the validation split" if chosen in metrics else metric,
+        chosen_by=f"its {chosen}, {with_interval(run, chosen)}, of the validation split"
+        if chosen in metrics
+        else metric,
         size=size,
-        quality=_table(shown, [[metrics[each] for each in shown]]),
+        quality=_table(shown, [[with_interval(run, each) for each in shown]]),
+        looks="once" if looks == 1 else f"{looks} times",
         data=_table(["what", "which"], data.items()),
         limits=(limits + TEXTS * is_tagger).rstrip() or "Not recorded.",
         params=_table(["param", "value"], sorted(run.data.params.items())),
@@ -105,11 +114,13 @@ def _by_class(run: Run) -> tuple[str, str]:
     kept = read_predictions(run, "test")
     if kept is None:
         return "", ""
-    figures = precision_recall_fscore_support(kept.targets, kept.predicted, zero_division=0)
-    rows = [[str(name), *map(float, of[:3]), int(of[3])] for name, *of in zip(kept.classes, *figures, strict=True)]
-    never = ", ".join(_cell(name) for name, _, _, f1, _ in rows if not f1) or "none of the classes"
-    few = sum(row[-1] < FEW for row in rows)
-    limits = CLASSES.format(never=never, few=few, classes=len(rows), few_examples=FEW)
+    precision, recall, f1, size = precision_recall_fscore_support(kept.targets, kept.predicted, zero_division=0)
+    drawn, names = draws(len(kept.ids)), list(map(str, kept.classes))
+    pairs = [np.quantile(figures_of(kept, "f1", drawn, [column]), ENDS) for column in range(len(names))]
+    with_ends = [f"{value:.3f} ({low:.2f} to {high:.2f})" for value, (low, high) in zip(f1, pairs, strict=True)]
+    rows = zip(names, precision, recall, with_ends, map(int, size), strict=True)
+    never = ", ".join(_cell(name) for name, value in zip(names, f1, strict=True) if not value) or "none of the classes"
+    limits = CLASSES.format(never=never, few=sum(size < FEW), classes=len(names), few_examples=FEW)
     table = _table(["class", "precision", "recall", "F1", "test examples"], rows)
     return limits, f"\n## Quality by class\n\n{table}\n"
 

@@ -5,19 +5,19 @@ promote(accept_tie=True)        # one that is as good, as far as one can tell, a
 mlflow.pyfunc.load_model("models:/tagger@champion").predict(["Transfer learning with BERT"])
 """
 
-import json
+from contextlib import redirect_stderr
+from io import StringIO
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelStatus, Run
-from mlflow.entities.model_registry import ModelVersion
+from mlflow.entities import LoggedModelStatus, Run
+from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
-from support.comparison.intervals import METRICS, Paired, comparable, paired
+from support.comparison.paired import Paired, comparable, paired
 from support.registry.export import log_tagger
 from support.registry.model_card import description, model_card
-from support.tracking.predictions import read_predictions
+from support.tracking.intervals import predictions_of, with_interval
 from support.tracking.runs import (
     MEASURED,
     NoRunError,
@@ -32,6 +32,7 @@ from support.tracking.runs import (
 from support.tracking.store import EXPERIMENT, store_lock
 
 ALIAS = "champion"
+LOOKS = "support.test_looks"  # and the data's digest: a tag of the model, how often the gate looked at a test split
 
 
 class PromotionError(ValueError):
@@ -43,18 +44,22 @@ def champion(name: str = "tagger") -> ModelVersion | None:
 
     A server says of a model that is not there, and of one that this user may not see, the same: None.
     """
+    model = _model(name)
+    number = model and model.aliases.get(ALIAS)
+    return MlflowClient().get_model_version(name, number) if number else None
+
+
+def _model(name: str) -> RegisteredModel | None:
     if set(name) & set("?\n\r\t"):  # what a model's address, models:/name, would lose
         raise PromotionError(f"A model cannot be loaded as {name!r}. Choose a name without ? and in one line.")
-    client = MlflowClient()
     try:
-        number = client.get_registered_model(name).aliases.get(ALIAS)
+        return MlflowClient().get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "INVALID_PARAMETER_VALUE":
             raise PromotionError(f"A model cannot be registered as {name!r}: {error.message}") from error
         if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "PERMISSION_DENIED"):
             raise
         return None
-    return client.get_model_version(name, number) if number else None
 
 
 def promote(
@@ -69,6 +74,9 @@ def promote(
     Return the version: the model that the run has logged with MLflow's call, or, of a tagger's run, its artifacts
     and the code that reads them. Raise PromotionError where the run does not beat the present champion on the
     same data, and NoRunError where there is no such run.
+
+    The gate looks at the test split for the model card, and where a run has no validation figure to choose by.
+    The card says how often.
 
     Both are compared on the same validation examples: the run must be better by more than chance. With
     `accept_tie` a difference that may be chance is enough where the run is cheaper: less training time, a smaller
@@ -87,9 +95,12 @@ def promote(
             raise PromotionError(f"Run {run.info.run_id} cannot be compared with others: it is {reason}.")
         if present:
             _refuse_unless_better(run, present, metric, accept_tie)
-        version = _registered(run, name, metric)
+        tag, looks = _looks(run, name)
+        version = _registered(run, name, metric, looks + 1)
+        MlflowClient().set_registered_model_tag(name, tag, str(looks + 1))
         MlflowClient().set_registered_model_alias(name, ALIAS, version)
-        print(f"Version {version} of {name} is the champion: {_figures(run, metric)}.")
+        known = [f"{each} {with_interval(run, each)}" for each in (f"val_{metric}", metric) if each in run.data.metrics]
+        print(f"Version {version} of {name} is the champion: {', '.join(known)}.")
     return champion(name)
 
 
@@ -110,15 +121,19 @@ def _refuse_unless_better(run: Run, present: ModelVersion, metric: str, accept_t
         better = compared.difference > 0
         why = f" The difference in val_{metric} is {compared}."
     if not better:
+        chosen_by = [name if (name := f"val_{metric}") in each.data.metrics else metric for each in (run, best)]
+        if metric in chosen_by:
+            tag, looks = _looks(run, present.name)
+            MlflowClient().set_registered_model_tag(present.name, tag, str(looks + 1))
+        mine, its = (f"{name} {each.data.metrics[name]:.4f}" for name, each in zip(chosen_by, (run, best), strict=True))
         raise PromotionError(
-            f"{who} ({_figures(run, metric)}) does not beat {theirs} ({_figures(best, metric)}), on the same data."
-            f"{why} The champion stays."
+            f"{who} ({mine}) does not beat {theirs} ({its}), on the same data.{why} The champion stays."
         )
 
 
 def _on_validation(best: Run, run: Run, metric: str) -> Paired | None:
     """Compare a run with the champion's on the same validation examples; None where they do not keep them."""
-    kept = [read_predictions(each, "val") for each in (best, run)] if metric in METRICS else [None]
+    kept = [predictions_of(each, f"val_{metric}") for each in (best, run)]
     return paired(*kept, metric) if all(kept) and comparable(*kept) else None
 
 
@@ -145,12 +160,13 @@ def _why_not_comparable(run: Run, present: ModelVersion, metric: str) -> str | N
     return None
 
 
-def _figures(run: Run, metric: str) -> str:
-    found = [name for name in (f"val_{metric}", metric) if name in run.data.metrics]
-    return ", ".join(f"{name} {run.data.metrics[name]:.4f}" for name in found)
+def _looks(run: Run, name: str) -> tuple[str, int]:
+    """Return the model's tag for the test split of a run's data, and how often the gate has looked at that."""
+    model, tag = _model(name), f"{LOOKS}.{data_digest(run)}"
+    return tag, int(model.tags.get(tag, 0)) if model else 0
 
 
-def _registered(run: Run, name: str, metric: str) -> str:
+def _registered(run: Run, name: str, metric: str, looks: int) -> str:
     """Return the number of the run's version, which is registered now unless it is already.
 
     What a promotion that was cut off has left is completed: a version without the alias, a model without a
@@ -166,23 +182,10 @@ def _registered(run: Run, name: str, metric: str) -> str:
         tagger = None  # logged by MLflow's calls alone
     if not whole and tagger is None:
         raise PromotionError(f"Run {run_id} keeps no model. Log it within the run, as mlflow.sklearn.log_model does.")
-    card = model_card(run, name, metric, is_tagger=tagger is not None)
+    card = model_card(run, name, metric, looks, is_tagger=tagger is not None)
     model = whole[0] if whole else log_tagger(run, tagger, metric, card, models)
     earlier = [each for each in client.search_model_versions(f"run_id = '{run_id}'") if each.name == name]
-    version = earlier[0] if earlier else _new_version(model, run_id, name)
+    with redirect_stderr(StringIO()):  # where MLflow tells each step
+        version = earlier[0] if earlier else mlflow.register_model(f"models:/{model.model_id}", name)
     client.update_model_version(name, version.version, description(card))
     return version.version
-
-
-def _new_version(model: LoggedModel, run_id: str, name: str) -> ModelVersion:
-    """Do what mlflow.register_model does, which writes to the notebook's error output."""
-    client = MlflowClient()
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    version = client.create_model_version(name, model.model_uri, run_id, model_id=model.model_id)
-    links = json.dumps([{"name": name, "version": version.version}])  # from the model's page to the version's
-    client.set_logged_model_tags(model.model_id, {MLFLOW_MODEL_VERSIONS: links})
-    return version

@@ -29,7 +29,7 @@ from sqlalchemy import NullPool, create_engine
 from sqlalchemy.exc import SQLAlchemyError
 from tqdm import tqdm
 
-from support.comparison.intervals import METRICS, paired
+from support.comparison.paired import paired
 from support.config import stores_dir
 from support.data.splits import Splits
 from support.models.linear import LinearParams
@@ -37,8 +37,8 @@ from support.models.params import Params
 from support.search import plots
 from support.search.space import Space
 from support.search.worker import Worker, helpers, open_workers, search_lock, work
+from support.tracking.intervals import predictions_of
 from support.tracking.orphans import this_process
-from support.tracking.predictions import read_predictions
 from support.tracking.provenance import log_context
 from support.tracking.runs import params_of
 from support.tracking.store import EXPERIMENT, database_of, set_experiment
@@ -187,8 +187,8 @@ def _against_default(best: str, default: pd.Index, metric: str) -> str:
         return "The default was not measured."
     if best == default[0]:
         return "It is the default: nothing better was found."
-    first, second = (read_predictions(mlflow.get_run(run_id), "val") for run_id in (default[0], best))
-    if first is None or second is None or metric not in METRICS:
+    first, second = (predictions_of(mlflow.get_run(run_id), f"val_{metric}") for run_id in (default[0], best))
+    if first is None or second is None:
         return "Whether it beats the default by more than chance is not known: not both keep their predictions."
     return f"Against the default: {paired(first, second, metric)}."
 

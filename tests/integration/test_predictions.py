@@ -11,6 +11,7 @@ import pytest
 
 from support.models.files import ArtifactError
 from support.tracking import checksums
+from support.tracking.intervals import interval, predictions_of, with_interval
 from support.tracking.predictions import example_ids, log_predictions, read_predictions
 from support.tracking.store import connect
 from support.tracking.training_run import start_run
@@ -69,6 +70,19 @@ def test_a_run_that_logged_none_has_none_and_a_damaged_file_is_refused() -> None
         file.write(b" ")
     with pytest.raises(ArtifactError, match=r"predictions/test\.npz is not the file that was logged"):
         read_predictions(run)
+
+
+@pytest.mark.parametrize(("accuracy", "known"), [(2 / 3, True), (0.667, True), (0.5, False)])
+def test_an_interval_stands_only_beside_the_figure_that_it_is_of(accuracy: float, known: bool) -> None:
+    run = logged()
+    mlflow.MlflowClient().log_metric(run.info.run_id, "accuracy", accuracy)
+    mlflow.MlflowClient().log_metric(run.info.run_id, "loss", 2 / 3)
+    run = mlflow.get_run(run.info.run_id)
+    assert (predictions_of(run, "accuracy") is not None) == known
+    low, high = interval(read_predictions(run), "accuracy")
+    assert with_interval(run, "accuracy") == f"{accuracy:.3f}" + f" ({low:.2f} to {high:.2f})" * known
+    assert with_interval(run, "loss") == "0.667"
+    assert predictions_of(run, "val_accuracy") is None and predictions_of(run, "f1") is None
 
 
 def npy(array: np.ndarray) -> bytes:

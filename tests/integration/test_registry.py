@@ -17,6 +17,7 @@ from support.data.splits import Splits
 from support.models.files import ArtifactError
 from support.models.linear import LinearParams
 from support.registry import PromotionError, champion, promote
+from support.tracking.intervals import with_interval
 from support.tracking.predictions import log_predictions, read_predictions
 from support.tracking.provenance import log_context
 from support.tracking.runs import NoRunError
@@ -157,6 +158,21 @@ def test_without_the_same_validation_examples_the_higher_figure_decides(digits) 
         promote(said(digits, 81), accept_tie=True, **how)
 
 
+def test_each_look_at_the_test_split_is_counted_in_the_card(digits) -> None:
+    connect()
+    how = {"name": "digits", "metric": "accuracy"}
+    promote(said(digits, 60), **how)
+    with pytest.raises(PromotionError, match=r"val_accuracy 0\.4000\) does not beat .*val_accuracy 0\.6000"):
+        promote(said(digits, 40), **how)  # by validation alone: no look
+    assert "looked at 2 times" in promote(said(digits, 80), **how).description
+    with pytest.raises(PromotionError, match=r"\(accuracy 0\.7000\) does not beat"):
+        promote(add(digits, accuracy=0.7), **how)  # it has no validation figure: a look
+    version = promote(add(digits, val_accuracy=0.9, accuracy=0.5), **how)
+    assert "looked at 4 times" in version.description
+    promote(said(digits, 70), name="second", metric="accuracy")
+    assert "looked at once" in champion("second").description
+
+
 def test_what_was_learned_from_the_validation_split_is_not_compared_on_it(sample_splits) -> None:
     connect()
     params = LinearParams(word_ngrams=1, char_ngrams=2, use_val=True)
@@ -284,9 +300,10 @@ def test_a_version_says_what_it_is(runs, sample_splits) -> None:
     for fact in (
         "MIT",
         sample_splits.digest,
-        f"its val_f1, {figures['val_f1']:.3f}, of the validation split",
+        f"its val_f1, {with_interval(before, 'val_f1')}, of the validation split",
         f"on the test split, {len(sample_splits.test)} examples",
-        f"{figures['f1']:.3f}",
+        f"| {with_interval(before, 'f1')}",
+        "this test split was looked at once",
         "| attention",
         "Never right on the test split",
         "classes have fewer than 10 test examples",

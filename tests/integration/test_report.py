@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Param
 
 from support.dashboard import report
-from support.tracking import runs, store
+from support.tracking import predictions, runs, store
 from support.tracking.runs import differing_params
 
 
@@ -61,8 +61,19 @@ def test_it_is_one_file_that_stands_alone(stores):
     assert "url(" not in path.read_text() and path.stat().st_size < 1_000_000
     assert parts.tags.count("tr") == 5
     words = " ".join(parts.words)
-    assert "The best reaches F1 0.650" in words and "num_filters" in words
+    assert "The best has f1 0.650" in words and "num_filters" in words
     assert "char_level" not in words, "a param that is the same in all runs tells nothing"
+
+
+def test_the_f1_stands_with_its_interval(stores, digits):
+    log("mine", "bare", 0.4)
+    with mlflow.start_run(run_name="sure"):
+        mlflow.log_input(mlflow.data.from_numpy(np.zeros(1)), "training")
+        mlflow.log_metric("f1", 1.0)
+        labels = digits.test.target.to_numpy()
+        predictions.log_predictions("test", digits.test, np.eye(10)[labels], labels, labels, range(10))
+    words = Parts(report.write("mine").read_text(encoding="utf-8")).words
+    assert "1.000 (1.00 to 1.00)" in words and "0.400" in words
 
 
 def test_one_run_without_figures_is_enough_and_its_name_is_text(stores):

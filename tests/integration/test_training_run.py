@@ -1,15 +1,19 @@
 """A training as a run: begun as a new run, logged whole, ended as what it was, loaded again."""
 
+import io
 import os
+import re
 import sqlite3
 from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import mlflow
+import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from sklearn.metrics import f1_score
 from small import SMALL
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -20,6 +24,9 @@ from support.models.params import Params
 from support.models.rules import RuleParams
 from support.models.training import train_cnn
 from support.tracking import database
+from support.tracking.intervals import with_interval
+from support.tracking.predictions import read_predictions
+from support.tracking.results import SLICES
 from support.tracking.runs import NoRunError, get_run
 from support.tracking.store import connect, set_experiment
 from support.tracking.training_run import (
@@ -195,6 +202,29 @@ def test_a_run_holds_all_that_is_promised(store, sample_splits, capsys) -> None:
     assert not checkpoint_of(run.info.run_id).path.exists()
     shown = capsys.readouterr().out
     assert "3/3" in shown
+    note = run.data.tags["mlflow.note.content"]
+    assert f"with 95 % intervals: f1 {with_interval(run, 'f1')}, val_f1 {with_interval(run, 'val_f1')}." in note
+
+
+def test_f1_is_logged_by_tag_frequency_and_text_length(store, sample_splits) -> None:
+    run = mlflow.get_run(train_and_log(RuleParams(), sample_splits))
+    table = pd.read_csv(io.StringIO(mlflow.artifacts.load_text(f"{run.info.artifact_uri}/{SLICES}")))
+    assert table.slice[0] == "all" and table.f1[0] == pytest.approx(run.data.metrics["f1"], abs=1e-4)
+    said, lengths = read_predictions(run), sample_splits.test.text.str.len().to_numpy()
+    for row in table[table.slice.str.startswith("texts")].itertuples():
+        low, high = map(int, re.findall(r"\d+", row.slice))
+        rows = (lengths >= low) & (lengths <= high)
+        wanted = f1_score(said.targets[rows], said.predicted[rows], average="weighted", zero_division=0)
+        assert row.f1 == pytest.approx(wanted, abs=1e-4)
+        assert row.texts <= rows.sum()
+    by_tag = table[table.slice.str.startswith("tags")]
+    counts = sample_splits.train.tags.explode().value_counts().reindex(said.classes).to_numpy()
+    for row in by_tag.itertuples():
+        low, high = map(int, re.findall(r"\d+", row.slice))
+        tags = (counts >= low) & (counts <= high)
+        wanted = f1_score(said.targets[:, tags], said.predicted[:, tags], average="weighted", zero_division=0)
+        assert row.f1 == pytest.approx(wanted, abs=1e-4)
+        assert row.texts == said.targets[:, tags].any(axis=1).sum()
 
 
 def test_a_bar_ends_at_its_end_where_the_training_stopped_early(store, sample_splits, capsys) -> None:

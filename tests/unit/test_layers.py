@@ -17,7 +17,7 @@ LAYERS = [
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 LESSON = {"config", "environment", "plots", "data", "models", "tracking"}
-BESIDE_THE_LESSON = {"models/linear.py", "models/rules.py"}
+BESIDE_THE_LESSON = {"models/linear.py", "models/rules.py", "tracking/intervals.py"}
 
 
 def part_of(path: Path) -> str:
@@ -78,4 +78,4 @@ def test_the_lessons_part_does_not_grow() -> None:
     """The aim is 2,600 lines."""
     lesson = [path for path in FILES if part_of(path) in LESSON]
     lesson = [path for path in lesson if path.relative_to(SUPPORT).as_posix() not in BESIDE_THE_LESSON]
-    assert sum(map(size, lesson)) <= 4_100
+    assert sum(map(size, lesson)) <= 4_050
