@@ -17,8 +17,10 @@ from support.data.corpus import SAMPLE_DIR, load_projects
 from support.data.splits import Splits, split
 from support.lineage.resume import resume
 from support.models import training
+from support.models.checkpoint import Checkpoint
 from support.models.params import Params
 from support.tracking import provenance
+from support.tracking.live import NewMetrics
 from support.tracking.store import connect, set_experiment
 from support.tracking.training_run import start_run, train_and_log
 
@@ -65,6 +67,8 @@ def _begin(stores: str, moment: str | None) -> None:
     os.environ["STORES_DIR"] = stores
     connect()
     if moment:
+        if moment != BETWEEN:
+            Checkpoint.EVERY = 0.0  # after each epoch
         MOMENTS[moment]()
 
 
@@ -126,14 +130,16 @@ def _between_insert_and_commit() -> None:
                 _die()
 
 
+BETWEEN = "epochs after the last checkpoint"
 MOMENTS = {
+    BETWEEN: lambda: _at(NewMetrics, "__call__", nth=5, after=True),
     "before the data is recorded": lambda: _at(provenance, "log_context"),
     "before the first epoch": lambda: _at(training.Trainer, "train"),
     "with half a checkpoint written": _half_a_checkpoint,
-    "between checkpoint and metrics": lambda: _at(mlflow, "log_metrics", nth=2),
-    "after an epoch's metrics": lambda: _at(mlflow, "log_metrics", nth=3, after=True),
+    "before an epoch's metrics": lambda: _at(NewMetrics, "flush", nth=3),  # two an epoch, one of them by the save
+    "between metrics and checkpoint": lambda: _at(NewMetrics, "flush", nth=4, after=True),
     "between insert and commit": _between_insert_and_commit,
-    "between the last metrics": lambda: _at(mlflow, "log_metrics", nth=7, after=True),
+    "between the last metrics": lambda: _at(NewMetrics, "__call__", nth=PARAMS.num_epochs + 1, after=True),
     "with half a model written": _half_a_model,
     "while figures are drawn": lambda: _at(mlflow, "log_figure", nth=2),
     "before the run is ended": lambda: _at(MlflowClient, "set_terminated"),

@@ -20,7 +20,7 @@ from support.tracking.training_run import checkpoint_of, start_run, train_in
 
 
 def resume(run_id: str, params: Any = None, splits: Splits | None = None) -> str:
-    """Finish a run that was cut off, from its last whole epoch, and return its id.
+    """Finish a run that was cut off, from its last checkpoint, and return its id.
 
     Its params and data come from the run itself; those that are passed must be the same. A run that was cut
     off before it had logged them needs them passed. Raise LineageError, NoRunError or RecordError where it

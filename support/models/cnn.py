@@ -20,12 +20,7 @@ LOOKUP_VOCAB_SIZE = 512
 
 
 class CNN(nn.Module):
-    """The lesson's model, with the lesson's state_dict.
-
-    embeddings.weight (vocab_size, embedding_dim), conv.i.weight (num_filters, embedding_dim,
-    filter_sizes[i]), conv.i.bias (num_filters), fc1.* and fc2.*.
-    Source: https://madewithml.com/courses/mlops/experiment-tracking
-    """
+    """The lesson's model and state_dict. Source: https://madewithml.com/courses/mlops/experiment-tracking"""
 
     def __init__(
         self,

@@ -34,15 +34,13 @@ MOST_WINDOWS = 20_000  # of one text at a time: each takes num_filters sums a wi
 def short_steps() -> Iterator[None]:
     """Set PyTorch up for many steps of milliseconds each: one thread, and memory that stays.
 
-    More threads do not pay. They wait for each other by spinning, and when something else wants the cores
-    too, that takes an epoch from a third of a second to ten. With one thread the sums also come out the
-    same to the last digit on any number of cores.
+    More threads wait for each other by spinning, which does not pay. With one, the sums also come out the same
+    to the last digit on any number of cores.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    # glibc gives freed memory back to the system, and new pages would cost a quarter of the time. It keeps
-    # up to twice the largest block that was ever freed: 31 MiB, never written to, teach it so. Source:
-    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in https://man7.org/linux/man-pages/man3/mallopt.3.html
+    # New pages would cost a quarter of the time. glibc keeps freed memory of up to twice the largest block ever
+    # freed (M_MMAP_THRESHOLD, https://man7.org/linux/man-pages/man3/mallopt.3.html): 31 MiB teach it so.
     torch.empty(31 * 2**20, dtype=torch.uint8)
     try:
         yield
@@ -59,8 +57,7 @@ def lengths(tokens: Tensor) -> Tensor:
 def pad(tokens: Tensor, longest: int, widest: int) -> Tensor:
     """Return tokens (N, longest + (widest - 1) // 2 + widest): what windows centred on each token see.
 
-    In front stands the padding of the lesson's "same" convolution. Behind, there is room for one window
-    of padding alone: all that lie further behind equal it, so more padding changes nothing.
+    In front stands the padding of the lesson's "same" convolution, behind room for one window of padding alone.
     """
     return F.pad(tokens[:, :longest], ((widest - 1) // 2, widest), value=PAD)
 
@@ -78,11 +75,7 @@ def fold(embeddings: Tensor, weights: Sequence[Tensor]) -> Tensor:
 @cache
 @torch.inference_mode(False)  # what tagging keeps here, training uses too
 def columns(widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Describe the table's columns: int64 (sum(widths),) twice, and (len(widths),).
-
-    For each column, which token of a window as wide as the widest it reads, and for which width; for each
-    width, its first column.
-    """
+    """Return which token of a window each column reads, for which width; and the first column of each width."""
     widest = max(widths)
     reads = torch.cat([torch.arange(k) + (widest - 1) // 2 - (k - 1) // 2 for k in widths])
     width_of = torch.arange(len(widths)).repeat_interleave(torch.tensor(widths))
@@ -92,21 +85,15 @@ def columns(widths: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
 def conv_max(tokens: Tensor, table: Tensor, widths: Sequence[int]) -> Tensor:
     """Embed, convolve without bias and take the maximum over time, for several filter widths at once.
 
-    tokens: int64 (N, L), padded at the end with 0. table: what `fold` gives. widths: the k of each weight.
-    Gives (N, widths * num_filters).
+    tokens: int64 (N, L), padded at the end with 0. table: what `fold` gives. Returns (N, widths * num_filters).
     """
-    # Texts of like length share a piece, so that little of it is padding. The longest come first: their
-    # piece takes the memory that all the others then use again.
+    # Texts of like length share a piece, with little padding. The longest take the memory that all then use again.
     order = lengths(tokens).argsort(descending=True)
     return LookupMax.apply(tokens[order], table, tuple(widths))[order.argsort()]
 
 
 class LookupMax(torch.autograd.Function):
-    """Sum the table rows of every window, and keep each filter's maximum over the windows of a text.
-
-    forward(tokens, table, widths): int64 (N, L), longest first, and a table (vocab_size, sum(widths),
-    num_filters) that holds the places of the first width, then those of the second, and so on.
-    """
+    """Sum the table rows of every window, and keep each filter's maximum over a text. The longest text comes first."""
 
     @staticmethod
     def forward(ctx, tokens: Tensor, table: Tensor, widths: tuple[int, ...]) -> Tensor:

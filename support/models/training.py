@@ -89,7 +89,7 @@ class Trainer:
     ) -> list[dict[str, float]]:
         """Train until the validation loss has not improved for `patience` epochs; keep the best weights.
 
-        After every epoch, the last included, `save(state)` is called, and then `on_epoch(epoch, metrics)`.
+        After every epoch, the last included, `on_epoch(epoch, metrics)` is called, and then `save(state)`.
         Epochs that `load_state_dict` brought are told to `on_epoch` again. An interrupt ends a training that
         is saved early, with the best weights. Raise FloatingPointError when a loss is no longer a number.
         """
@@ -111,9 +111,9 @@ class Trainer:
                 if self.best_epoch == epoch:
                     self.best_weights = copy.deepcopy(self.model.state_dict())  # a copy: training goes on
                 self.seconds = time.monotonic() - started
+                on_epoch(epoch, metrics)
                 if save:
                     save(self.state_dict())
-                on_epoch(epoch, metrics)
         except KeyboardInterrupt as interrupt:
             if save is None or not self.history:
                 raise
@@ -169,7 +169,7 @@ def train_cnn(
     """Train a CNN on `splits` and measure it on the test split, as the lesson's function of that name.
 
     The same params, data and machine give the same result to the last digit. With a `checkpoint` the state is
-    saved after every epoch, and a training that was cut off goes on from there, to the same result. With
+    saved every two seconds, and a training that was cut off goes on from there, to the same result. With
     `start_from` the weights begin as that tagger's.
     """
     torch.manual_seed(params.seed)

@@ -16,35 +16,43 @@ from contextlib import contextmanager
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Metric, Run
 from tqdm import tqdm
 
 from support import plots
+from support.models.checkpoint import Checkpoint
 from support.models.training import OnEpoch
 from support.tracking import alerting
 from support.tracking.runs import MEASURED, NoRunError, best_runs, data_digest, histories
 
-EVERY = 1.0  # seconds between two pictures, at least
+EVERY, PATIENCE = 1.0, 30  # seconds between two pictures, at least, and 30 times what the last one took
+ROUNDING = 1e-3  # by so much may an epoch differ that is trained again, with other versions or elsewhere
 VAL_LOSS = "val_loss"
 
 
 @contextmanager
-def log_epochs(num_epochs: int | None = None, metric: str = "f1") -> Iterator[OnEpoch]:
+def log_epochs(
+    num_epochs: int | None = None, metric: str = "f1", checkpoint: Checkpoint | None = None
+) -> Iterator[OnEpoch]:
     """Yield an `on_epoch(epoch, metrics)` that logs each epoch to the current run and shows it.
 
-    An epoch that the run has already is not logged again. `num_epochs` is how many there may be, and `metric`
-    chooses the best run so far, whose validation loss is drawn in grey.
+    Short epochs are logged some at a time, and all of them before `checkpoint` keeps a state. An epoch that the
+    run has already is not logged again. `num_epochs` is how many there may be, and `metric` chooses the best run
+    so far, whose validation loss is drawn in grey.
     """
     log = NewMetrics()
+    if checkpoint:
+        checkpoint.before_save = log.flush
     show, finish = _curve(log.run, num_epochs, metric) if _in_notebook() else _bar(num_epochs)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
-        log(metrics, step=epoch)
+        log(metrics, epoch, Checkpoint.EVERY)
         show(metrics)
 
     try:
         yield on_epoch
     finally:
+        log.flush()
         finish()
 
 
@@ -59,20 +67,32 @@ class NewMetrics:
         names = [name for name in self.run.data.metrics if not name.startswith("system/")]
         history = {name: client.get_metric_history(self.run.info.run_id, name) for name in names}
         self.logged = {(m.key, m.step): m.value for metrics in history.values() for m in metrics}
+        self.waiting, self.flushed = [], -math.inf
 
-    def __call__(self, metrics: dict[str, float], step: int = 0) -> None:
-        """Log what is new. Raise RuntimeError for a value that the run has as another one."""
+    def __call__(self, metrics: dict[str, float], step: int = 0, every: float = 0.0) -> None:
+        """Log what is new; with `every`, in one request what comes in so many seconds.
+
+        Raise RuntimeError for a value that the run has as another one.
+        """
         for name, value in metrics.items():
             measured = name in MEASURED or not math.isfinite(value)
-            if not measured and self.logged.get((name, step), value) != value:
+            if not measured and not math.isclose(self.logged.get((name, step), value), value, rel_tol=ROUNDING):
                 raise RuntimeError(
                     f"{name} of step {step} is {value!r} now, and the run has logged "
                     f"{self.logged[name, step]!r}: this is not the same training. Start a new run."
                 )
         new = {name: value for name, value in metrics.items() if (name, step) not in self.logged}
-        if new:
-            mlflow.log_metrics(new, step=step)
-            alerting.at_metrics(self.run, new, step)
+        self.waiting += [Metric(name, float(value), int(time.time() * 1000), step) for name, value in new.items()]
+        alerting.at_metrics(self.run, new, step)
+        if time.monotonic() - self.flushed >= every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Log what waits."""
+        self.flushed = time.monotonic()
+        waiting, self.waiting = self.waiting, []  # first: what an interrupt meets here is not logged twice
+        if waiting:
+            MlflowClient().log_batch(self.run.info.run_id, waiting)
 
 
 def _bar(num_epochs: int | None) -> tuple[Callable, Callable]:
@@ -94,7 +114,7 @@ def _bar(num_epochs: int | None) -> tuple[Callable, Callable]:
 def _curve(run: Run, num_epochs: int | None, metric: str) -> tuple[Callable, Callable]:
     from IPython.display import Image, display  # there where a notebook is
 
-    history, best, started, drawn, output = [], _best_losses(run, metric), time.monotonic(), 0.0, None
+    history, best, due, output = [], _best_losses(run, metric), 0.0, None
 
     def draw(title: str, best_epoch: int | None = None) -> None:
         nonlocal output
@@ -108,13 +128,12 @@ def _curve(run: Run, num_epochs: int | None, metric: str) -> tuple[Callable, Cal
             output = display(image, display_id=True)
 
     def show(metrics: dict[str, float]) -> None:
-        nonlocal drawn
+        nonlocal due
         history.append(metrics)
-        if (now := time.monotonic()) - drawn >= EVERY:
-            left = (now - started) / len(history) * ((num_epochs or 0) - len(history))
-            until = f" of at most {num_epochs}, at most {left:.0f} s left" if num_epochs else ""
+        if (now := time.monotonic()) >= due:
+            until = f" of at most {num_epochs}" if num_epochs else ""
             draw(f"{run.info.run_name}: epoch {len(history)}{until}")
-            drawn = now
+            due = time.monotonic() + max(EVERY, PATIENCE * (time.monotonic() - now))
 
     def finish() -> None:
         if not history:

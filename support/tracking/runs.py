@@ -143,8 +143,7 @@ def find_run(
     found = find_experiment(experiment)
     if found is None:
         return None
-    quote = '"' if "'" in run_name else "'"  # MLflow's filters have no way to write a name with both
-    named = f" and attributes.run_name = {quote}{run_name}{quote}" if quote not in run_name else ""
+    named = f" and attributes.run_name = '{run_name}'" if "'" not in run_name else ""  # else it is sought below
     where = f"attributes.status = 'FINISHED'{named}"
     wanted = {} if params is None else asdict(params) if is_dataclass(params) else dict(params)
     for run in mlflow.search_runs([found.experiment_id], where, output_format="list"):

@@ -151,8 +151,9 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
             checksums.log_files(folder)
     if DATA not in known:
         provenance.log_context(splits, train_source)
-    with log_epochs(values.get("num_epochs")) as on_epoch:
-        result = train(params, splits, on_epoch=on_epoch, checkpoint=checkpoint_of(run.info.run_id), **more)
+    checkpoint = checkpoint_of(run.info.run_id)
+    with log_epochs(values.get("num_epochs"), checkpoint=checkpoint) as on_epoch:
+        result = train(params, splits, on_epoch=on_epoch, checkpoint=checkpoint, **more)
     if isinstance(result, Trained) and result.interrupted:
         with TemporaryDirectory() as folder:  # its figures follow when it comes to its end
             result.save(folder)

@@ -117,9 +117,9 @@ def test_killed_at_a_random_moment(processes, stores, whole, seed):
 
 
 def test_killed_again_while_resumed(processes, stores, whole):
-    assert killed(processes(training_processes.train, stores, "between checkpoint and metrics"))
+    assert killed(processes(training_processes.train, stores, "before an epoch's metrics"))
     run_id = newest(stores)
-    for moment in ("after an epoch's metrics", "with half a model written"):
+    for moment in ("between metrics and checkpoint", "with half a model written"):
         assert killed(processes(training_processes.resume_run, stores, run_id, False, moment))
     resume_elsewhere(processes, stores, run_id)
     check_whole(stores, run_id, whole[0])

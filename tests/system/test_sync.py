@@ -20,6 +20,7 @@ from support.sync.archive import export_runs, import_runs
 from support.sync.endpoint import ORIGIN
 from support.sync.sync import Report, SyncError, sync
 from support.tracking import training_run as tracking
+from support.tracking.live import NewMetrics
 from support.tracking.runs import histories
 from support.tracking.store import connect, local_uri, set_experiment
 
@@ -213,14 +214,14 @@ def test_the_first_sync_into_an_empty_postgresql(here, tmp_path, monkeypatch):
 
 
 def test_a_server_that_goes_away_while_it_trains(server, sample_splits, monkeypatch, capsys):
-    cable, log_metrics = Cable(server.port), mlflow.log_metrics
+    cable, call = Cable(server.port), NewMetrics.__call__
 
-    def log(metrics, step=None, **more):
+    def pull_in_epoch_2(log, metrics, step=0, *more):
         if step == 2:
             cable.pull()
-        return log_metrics(metrics, step=step, **more)
+        return call(log, metrics, step, *more)
 
-    monkeypatch.setattr(mlflow, "log_metrics", log)
+    monkeypatch.setattr(NewMetrics, "__call__", pull_in_epoch_2)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", cable.url)
     connect()
     local = tracking.train_and_log(PARAMS, sample_splits)

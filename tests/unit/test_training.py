@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections import Counter
 from dataclasses import asdict, fields, replace
 
@@ -17,6 +18,7 @@ from torch import nn
 from support.data.splits import DataError, Splits, split
 from support.environment import best_device
 from support.models import training
+from support.models.checkpoint import Checkpoint, CheckpointError
 from support.models.cnn import CNN
 from support.models.evaluation import best_threshold, get_performance
 from support.models.params import Params
@@ -305,6 +307,36 @@ def test_the_best_device_is_picked(monkeypatch, cuda, mps, wanted):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
     assert best_device().type == wanted
+
+
+# The checkpoint
+
+
+def test_a_state_is_kept_every_two_seconds_after_what_has_to_be_done_before(tmp_path, monkeypatch):
+    now, done = 0.0, []
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    kept = Checkpoint(tmp_path / "run.pt")
+    kept.before_save = lambda: done.append(kept.load())
+    for now in (1.0, 2.0, 2.9, 3.0, 3.1, 9.0):
+        kept.save({"saved": now})
+    assert done == [None, {"saved": 1.0}, {"saved": 3.0}] and kept.load() == {"saved": 9.0}
+
+
+def test_a_damaged_state_is_refused_wherever_the_damage_is(tmp_path):
+    kept = Checkpoint(tmp_path / "run.pt")
+    kept.save(state := {"epoch": 1, "weights": torch.arange(3000.0)})
+    whole = kept.path.read_bytes()
+    for place in range(0, len(whole), 97):
+        kept.path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        try:
+            loaded = kept.load()
+        except CheckpointError:
+            continue
+        assert loaded["epoch"] == 1 and torch.equal(loaded["weights"], state["weights"]), "what pads the zip"
+    for length in (0, 30, len(whole) // 2, len(whole) - 1):
+        kept.path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="is damaged"):
+            kept.load()
 
 
 # Class weights
