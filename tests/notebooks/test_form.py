@@ -83,6 +83,7 @@ def test_the_first_cell_finds_the_project_from_any_folder(tmp_path: Path, monkey
 def test_on_colab_the_first_cell_says_that_there_is_no_address_yet(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "google.colab", sys)
     monkeypatch.setattr(subprocess, "run", None)  # it clones nothing: that account may be somebody else's
+    monkeypatch.chdir(tmp_path)
     cell = cells_of(nbformat.read(PATHS[0], as_version=4))[0].source
     unset = re.sub("github.com/[^/]+/", "github.com/your-account/", cell)
     with pytest.raises(AssertionError, match="No public address yet: `make address` sets it"):
