@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from support.models.training import Params
+from support.models.params import Params
 
-SUMMARY = ("best_epoch", "best_val_loss", "f1", "lr", "precision", "recall", "train_loss", "val_loss")
+SUMMARY = ("best_epoch", "best_val_loss", "f1", "lr", "precision", "recall", "train_loss", "val_f1", "val_loss")
 EPOCH = ("lr", "train_loss", "val_loss")
 TAGS = ("corpus", "mlflow", "mlflow.runName", "mlflow.source.name", "mlflow.source.type", "mlflow.user")
 TAGS += ("numpy", "pandas", "python", "scikit-learn", "split_seed", "torch")
@@ -21,7 +21,7 @@ START = 1_700_000_000_000  # milliseconds since 1970
 
 
 def fill(database: Path, experiment_id: str, count: int, epochs: int = 0, seed: int = 0) -> str:
-    """Add `count` runs to the experiment and give the id of the one with the highest f1."""
+    """Add `count` runs to the experiment and give the id of the one with the highest val_f1."""
     rng = np.random.default_rng(seed)
     values = rng.random((count, len(SUMMARY))).tolist()
     ids = [uuid.UUID(bytes=rng.bytes(16)).hex for _ in range(count)]
@@ -49,10 +49,21 @@ def fill(database: Path, experiment_id: str, count: int, epochs: int = 0, seed: 
             "INSERT INTO metrics (key, value, timestamp, run_uuid, step, is_nan) VALUES (?, ?, ?, ?, ?, 0)",
             ((k, 0.5, START + step, run, step) for run in ids for step in range(epochs) for k in EPOCH),
         )
+        data = uuid.UUID(bytes=rng.bytes(16)).hex
+        db.execute(
+            "INSERT INTO datasets (dataset_uuid, experiment_id, name, digest, dataset_source_type, dataset_source) "
+            "VALUES (?, ?, 'corpus', '0123456789abcdef', 'code', '{}')",
+            (data, int(experiment_id)),
+        )
+        db.executemany(
+            "INSERT INTO inputs (input_uuid, source_type, source_id, destination_type, destination_id) "
+            "VALUES (?, 'DATASET', ?, 'RUN', ?)",
+            ((f"{run}-0", data, run) for run in ids),
+        )
         for table, pairs in (("params", params), ("tags", [(key, "a value") for key in TAGS])):
             db.executemany(
                 f"INSERT INTO {table} (key, value, run_uuid) VALUES (?, ?, ?)",
                 ((key, value, run) for run in ids for key, value in pairs),
             )
     db.close()
-    return ids[max(range(count), key=lambda i: values[i][SUMMARY.index("f1")])]
+    return ids[max(range(count), key=lambda i: values[i][SUMMARY.index("val_f1")])]

@@ -5,8 +5,7 @@ from mlflow.entities import Run, ViewType
 
 from support.config import stores_dir
 from support.exercises.checking import exercise, runs
-from support.tracking.runs import score, why_left_out
-from support.tracking.training_run import ORIGIN
+from support.tracking.runs import ORIGIN, score, why_left_out
 
 # Notebook 04
 

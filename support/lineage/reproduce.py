@@ -15,7 +15,7 @@ from support.data.splits import Splits
 from support.lineage import old_code
 from support.lineage.shared import STARTED_FROM, data_changes, listed, train_anew
 from support.tracking import provenance
-from support.tracking.runs import get_run, histories, params_of, splits_of, train_function_of
+from support.tracking.runs import get_run, histories, params_of, train_function_of
 
 REPRODUCES = "support.reproduces"  # the tag with the id of the run that a run repeats
 
@@ -29,7 +29,7 @@ def reproduce(run_id: str, splits: Splits | None = None) -> pd.DataFrame:
     """
     run = get_run(run_id)
     train = train_function_of(run)
-    params, recorded, start_from = params_of(run), splits_of(run), run.data.tags.get(STARTED_FROM)
+    params, recorded, start_from = params_of(run), provenance.splits_of(run), run.data.tags.get(STARTED_FROM)
     splits = splits or recorded
     different = provenance.differences(run, train) | data_changes(recorded, splits)
     name, tags = f"{run.info.run_name} again", {REPRODUCES: run_id}

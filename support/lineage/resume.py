@@ -14,7 +14,7 @@ from support.data.splits import Splits
 from support.lineage.shared import STARTED_FROM, LineageError, changes, data_changes, listed, start_of
 from support.tracking import provenance
 from support.tracking.orphans import PROCESS, is_orphan, this_process
-from support.tracking.runs import TRAIN, RecordError, get_run, histories, params_of, splits_of, train_function_of
+from support.tracking.runs import TRAIN, RecordError, get_run, histories, params_of, train_function_of
 from support.tracking.store import store_lock
 from support.tracking.training_run import checkpoint_of, start_run, train_in
 
@@ -36,7 +36,7 @@ def resume(run_id: str, params: Any = None, splits: Splits | None = None) -> str
         _refuse_unless_cut_off(run)
         train = train_function_of(run) if TRAIN in run.data.tags or params is None else None  # else the params'
         params = _agreed(run, params, params_of, changes, "params")
-        splits = _agreed(run, splits, splits_of, data_changes, "data")
+        splits = _agreed(run, splits, provenance.splits_of, data_changes, "data")
         start = run.data.tags.get(STARTED_FROM)
         more = {"start_from": start_of(start)} if start else {}
         saved, different = checkpoint_of(run_id).load(), provenance.differences(run, train)

@@ -12,7 +12,8 @@ from support.data.splits import Splits
 from support.lineage.shared import LineageError, changes, listed, start_of, train_anew
 from support.models.encoding import LabelEncoder, Tokenizer
 from support.models.tagger import Tagger
-from support.tracking.runs import TRAIN, get_run, params_of, splits_of, train_function_of
+from support.tracking.provenance import splits_of
+from support.tracking.runs import TRAIN, get_run, params_of, train_function_of
 
 SIZES = ("char_level", "embedding_dim", "num_filters", "filter_sizes", "hidden_dim")  # of the CNN
 

@@ -17,7 +17,8 @@ from support.data.splits import PARTS
 from support.registry.pyfunc_model import LONGEST_REQUEST, LONGEST_TEXT, MOST_TEXTS
 from support.tracking.intervals import ENDS, draws, figures_of, with_interval
 from support.tracking.predictions import read_predictions
-from support.tracking.runs import RecordError, splits_of
+from support.tracking.provenance import splits_of
+from support.tracking.runs import RecordError
 
 LICENCES = {
     "lesson": f"MIT, Goku Mohandas, Made With ML: {LESSON_URL}",

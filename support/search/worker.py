@@ -30,7 +30,7 @@ from support.config import PROJECT_DIR
 from support.data.splits import Splits
 from support.models.params import name_of, resolve
 from support.search.space import Space
-from support.tracking import orphans, remote, runs, store
+from support.tracking import orphans, provenance, remote, runs, store
 from support.tracking.results import log_tags
 from support.tracking.training_run import start_run
 
@@ -254,5 +254,5 @@ def take_part() -> None:
     mlflow.set_experiment(experiment_id=parent.info.experiment_id)
     with catch_warnings(action="ignore", category=ExperimentalWarning):
         with search_lock(config["storage"]):
-            workers = open_workers(config, runs.splits_of(parent))
+            workers = open_workers(config, provenance.splits_of(parent))
         work(workers)

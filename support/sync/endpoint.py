@@ -25,8 +25,8 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 from support.tracking import database, remote
 from support.tracking.orphans import PROCESS, host
+from support.tracking.runs import ORIGIN
 from support.tracking.store import database_of, store_lock
-from support.tracking.training_run import ORIGIN
 
 FROM = "support.sync.from"  # the store that the copy was made from
 DIGEST = "support.sync.digest"  # of the run when its copy was complete; a copy without it is not

@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "live": ["log_epochs"],
         "orphans": ["end_orphans", "is_orphan"],
         "predictions": ["log_predictions", "read_predictions"],
-        "provenance": ["log_context"],
+        "provenance": ["log_context", "splits_of"],
         "remote": ["ServerAway", "ServerRefuses"],
         "results": ["costs", "figures", "log_trained"],
         "runs": [
@@ -33,7 +33,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "params_of",
             "runs_table",
             "score",
-            "splits_of",
             "why_left_out",
         ],
         "seeds": ["train_with_seeds"],

@@ -30,7 +30,7 @@ from support.data.splits import PARTS, DataError, Splits
 from support.environment import best_device
 from support.models.files import read_json
 from support.tracking import checksums, secrets
-from support.tracking.runs import DATA, SPLITS
+from support.tracking.runs import DATA, SPLITS, RecordError
 
 ENVIRONMENT, DIFF = "provenance/environment.json", "provenance/uncommitted.diff"
 GAPS = "support.not_recorded"  # the tag that says what could not be recorded
@@ -238,3 +238,12 @@ def _git(*arguments: str, given: str = "", **variables: str) -> str:
         check=True,
         env={name: value for name, value in os.environ.items() if name not in ELSEWHERE} | variables,
     ).stdout
+
+
+def splits_of(run: Run) -> Splits:
+    """Return the data that the run trained on, from its own copy. Raise RecordError where it has none."""
+    if DATA not in checksums.checksums_of(run):
+        raise RecordError(f"Run {run.info.run_id} has no copy of its data. Name the splits.")
+    with TemporaryDirectory() as folder:
+        checksums.fetch(run, [DATA], folder)
+        return Splits.load(Path(folder) / Path(DATA).name)

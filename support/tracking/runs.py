@@ -1,7 +1,7 @@
 """Finding runs, saying which may be compared, and reading back what a run records.
 
 run = best_run()
-splits_of(run), params_of(run), histories(run.info.run_id)
+params_of(run), histories(run.info.run_id)
 """
 
 import ast
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 import pandas as pd
@@ -19,11 +19,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from support.data.splits import Splits
 from support.models.files import need, read_json
 from support.models.params import resolve
 from support.tracking import checksums
 from support.tracking.store import EXPERIMENT, find_experiment
+
+if TYPE_CHECKING:  # a table of runs needs no scikit-learn
+    from support.data.splits import Splits
 
 # Tags that name the function which trained the run, "module:function", and the dataclass of its params.
 TRAIN, PARAMS_TYPE = "support.train", "support.params"
@@ -33,6 +35,7 @@ MEASURED = ("training_seconds", "size_bytes", "latency_ms")
 LARGEST = 1.797e308  # what MLflow's database makes of infinity
 ENDED = {"RUNNING": "unfinished", "SCHEDULED": "unfinished", "FAILED": "failed", "KILLED": "killed"}
 SPLITS = "training, validation and test"  # the context by which `log_context` marks the splits
+ORIGIN = "support.sync.origin"  # the tag with the run that this one goes on from, or is the copy of
 NO_DATA, OTHER_DATA = "without a recorded dataset", "on other data"
 
 
@@ -79,13 +82,13 @@ def data_digest(run: Run) -> str | None:
     return (ours or inputs)[-1].dataset.digest if inputs else None
 
 
-def best_run(experiment: str = EXPERIMENT, metric: str = "f1", splits: Splits | None = None) -> Run:
+def best_run(experiment: str = EXPERIMENT, metric: str = "f1", splits: "Splits | None" = None) -> Run:
     """Return the comparable run with the highest score, the latest of equals. Raise NoRunError for none."""
     return best_runs(experiment, metric, splits, max_results=1)[0]
 
 
 def best_runs(
-    experiment: str = EXPERIMENT, metric: str = "f1", splits: Splits | None = None, max_results: int = 10
+    experiment: str = EXPERIMENT, metric: str = "f1", splits: "Splits | None" = None, max_results: int = 10
 ) -> list[Run]:
     """Return the comparable runs with the highest `score`, best first. Raise NoRunError where there is none."""
     found = find_experiment(experiment)
@@ -97,7 +100,9 @@ def best_runs(
     digest = splits.digest if splits else None
     best: dict[str, Run] = {}
     for name in (f"val_{metric}", metric) if found else ():
-        for run in _highest_first(found.experiment_id, name):
+        known = [score(run, metric) for run in best.values()]
+        above = f" and metrics.`{name}` >= {min(known)!r}" if len(known) == max_results else ""
+        for run in _highest_first(found.experiment_id, name, above):
             lowest = min(map(lambda r: score(r, metric), best.values()), default=-math.inf)
             if len(best) == max_results and run.data.metrics[name] < lowest:
                 break  # none that follows is better: what is ranked by its test figure has no other
@@ -117,15 +122,16 @@ def _ranked(runs: Iterable[Run], metric: str) -> list[Run]:
     return sorted(runs, key=lambda run: (score(run, metric), run.info.start_time), reverse=True)
 
 
-def _highest_first(experiment_id: str, metric: str) -> Iterator[Run]:
-    """Yield the finished runs that have the metric, page by page, the highest first."""
-    token = None
+def _highest_first(experiment_id: str, metric: str, where: str) -> Iterator[Run]:
+    """Yield the finished runs that have the metric, the highest first, in pages that grow: each sorts all runs."""
+    token, size = None, 2
     while token != "":
+        size = min(size * 10, 20_000)
         page = MlflowClient().search_runs(
             [experiment_id],
-            "attributes.status = 'FINISHED'",
+            f"attributes.status = 'FINISHED'{where}",
             order_by=[f"metrics.`{metric}` DESC"],
-            max_results=20,
+            max_results=size,
             page_token=token,
         )
         with_metric = [run for run in page if metric in run.data.metrics]
@@ -134,7 +140,7 @@ def _highest_first(experiment_id: str, metric: str) -> Iterator[Run]:
 
 
 def find_run(
-    run_name: str, params: Any = None, splits: Splits | None = None, experiment: str = EXPERIMENT
+    run_name: str, params: Any = None, splits: "Splits | None" = None, experiment: str = EXPERIMENT
 ) -> Run | None:
     """Return the latest finished run of that name, with these params and data where they are named; or None.
 
@@ -154,7 +160,7 @@ def find_run(
 
 
 def runs_table(
-    experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10, splits: Splits | None = None
+    experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10, splits: "Splits | None" = None
 ) -> pd.DataFrame:
     """Return the best comparable runs, best first: one row a run, indexed by run id."""
     runs = best_runs(experiment, metric, splits, max_results)
@@ -175,10 +181,8 @@ def differing_params(alike: list[Run]) -> list[str]:
 
 def seconds_of(run: Run) -> float | None:
     """Return what the training took, or else the run; None for a run without an end."""
-    if "training_seconds" in run.data.metrics:
-        return run.data.metrics["training_seconds"]
-    ended = run.info.end_time
-    return (ended - run.info.start_time) / 1000 if ended else None
+    took = run.info.end_time and (run.info.end_time - run.info.start_time) / 1000
+    return run.data.metrics.get("training_seconds", took)
 
 
 def train_function_of(run: Run) -> Callable:
@@ -212,15 +216,6 @@ def params_of(run: Run) -> Any:
         return kind(**values)
     except (ValueError, TypeError) as error:
         raise RecordError(f"Run {run.info.run_id} has no usable params: {error} Name them.") from error
-
-
-def splits_of(run: Run) -> Splits:
-    """Return the data that the run trained on, from its own copy. Raise RecordError where it has none."""
-    if DATA not in checksums.checksums_of(run):
-        raise RecordError(f"Run {run.info.run_id} has no copy of its data. Name the splits.")
-    with TemporaryDirectory() as folder:
-        checksums.fetch(run, [DATA], folder)
-        return Splits.load(Path(folder) / Path(DATA).name)
 
 
 def histories(run_id: str) -> dict[str, dict[int, float]]:

@@ -30,7 +30,7 @@ from support.tracking import alerting, checksums, provenance, remote
 from support.tracking.live import NewMetrics, log_epochs
 from support.tracking.orphans import PROCESS, this_process
 from support.tracking.results import describe, log_trained
-from support.tracking.runs import DATA, PARAMS, PARAMS_TYPE, TRAIN, NoRunError, find_run, get_run, params_of
+from support.tracking.runs import DATA, ORIGIN, PARAMS, PARAMS_TYPE, TRAIN, NoRunError, find_run, get_run, params_of
 from support.tracking.store import (
     EXPERIMENT,
     checkpoints_folder,
@@ -38,8 +38,6 @@ from support.tracking.store import (
     database_of,
     experiment_id_of,
 )
-
-ORIGIN = "support.sync.origin"  # the run that this one goes on from, or is the copy of
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from support.data.splits import Splits
 from support.models.params import Params
 from support.models.rules import RuleParams
 from support.tracking import checksums
-from support.tracking.provenance import log_context
+from support.tracking.provenance import log_context, splits_of
 from support.tracking.runs import (
     NoRunError,
     RecordError,
@@ -28,7 +28,6 @@ from support.tracking.runs import (
     params_of,
     runs_table,
     score,
-    splits_of,
     train_function_of,
     why_left_out,
 )
