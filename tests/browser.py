@@ -18,8 +18,6 @@ FLAGS = (
     "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
     "disable-component-update disable-sync hide-scrollbars window-size=1440,900"
 )
-# What MLflow's page remembers of a reader who has seen its assistant's greeting.
-GREETED = "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')"
 
 
 @contextlib.contextmanager
@@ -36,7 +34,6 @@ def chromium(host: str = "") -> Iterator[WebDriver]:
         options.add_argument(f"--user-data-dir={profile}")
         driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER, env=os.environ))
         try:
-            driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": f"try {{{GREETED}}} catch {{}}"})
             yield driver
         finally:
             driver.quit()

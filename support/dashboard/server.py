@@ -30,6 +30,10 @@ from support.tracking import alerting, orphans
 STORE, ARTIFACT_ROOT = "_MLFLOW_SERVER_FILE_STORE", "_MLFLOW_SERVER_ARTIFACT_ROOT"
 GRACE = 2  # seconds that requests under way get to finish
 LOOK = 5  # seconds between two looks for runs whose process was killed
+# MLflow's assistant runs commands on this machine, so nobody reaches it from here; nor does it open by itself,
+# over what a link shows, in a browser that has not seen it before.
+ASSISTANT = "/ajax-api/3.0/mlflow/assistant"
+SEEN = b"<script>try{localStorage['mlflow.assistant.fab.autoOpenedOnFirstLoad_v1']='true'}catch{}</script></head>"
 LOCAL_FRAMES = "'self' http://127.0.0.1:* http://localhost:*"
 COLAB_FRAMES = "'self' https://colab.research.google.com https://*.googleusercontent.com"
 
@@ -76,7 +80,8 @@ def behind_secret(app, secret: str, hosts: list[str], public: str | None):
                 message["headers"] = [*message["headers"], (b"content-security-policy", policy)]
             await send(message)
 
-        if not compare_digest(first.encode(errors="replace"), prefix.encode()) or rest[:1] not in ("", "/"):
+        known = compare_digest(first.encode(errors="replace"), prefix.encode()) and rest[:1] in ("", "/")
+        if not known or rest.startswith(ASSISTANT):
             await PlainTextResponse("Not found", 404)(scope, receive, send)
         elif headers.get("origin", hosts[0]) not in hosts:
             await PlainTextResponse("Cross-origin request blocked", 403)(scope, receive, send)
@@ -110,6 +115,14 @@ def refuse_foreign_locations(artifacts: str):
         return jsonify(error_code="INVALID_PARAMETER_VALUE", message=message), 400
 
     return check
+
+
+def without_assistant(response):
+    """Return Flask's response as it is; a page with the note that the assistant was seen."""
+    if response.mimetype == "text/html" and response.status_code == 200:
+        response.direct_passthrough = False  # it is a file's, else
+        response.set_data(response.get_data().replace(b"</head>", SEEN, 1))
+    return response
 
 
 def is_needed(folder: Path, key: str) -> bool:
@@ -180,6 +193,7 @@ def serve(config: dict, running: list) -> None:
 
     initialize_backend_stores(config["store"], default_artifact_root=config["artifacts"])
     flask_app.before_request(refuse_foreign_locations(config["artifacts"]))
+    flask_app.after_request(without_assistant)
     app = behind_secret(app, config["secret"], hosts, public)
     # MLflow's lifespan only tidies Docker containers of its assistant, which is none of ours to touch.
     quiet = {"log_level": "warning", "access_log": False, "lifespan": "off"}

@@ -88,6 +88,14 @@ def test_who_has_not_the_secret_reaches_nothing(board):
     assert request(board, "/api/2.0/mlflow/experiments/delete", {"experiment_id": "1"}) == 404
 
 
+def test_mlflows_assistant_runs_no_commands_and_does_not_open_by_itself(board):
+    secret = board._state["secret"]
+    assert request(board, f"/{secret}/ajax-api/3.0/mlflow/assistant/config") == 404
+    assert request(board, f"/{secret}/ajax-api/3.0/mlflow/assistant/message", {"message": "ls"}) == 404
+    page = checks.fetch(f"{board.url}/")[1]
+    assert server.SEEN.decode() in page and page.rstrip().endswith("</html>")
+
+
 def test_exact_hosts_and_origins_get_in(board):
     secret, port = board._state["secret"], board._state["port"]
     search = f"/{secret}/ajax-api/2.0/mlflow/experiments/search"

@@ -8,6 +8,7 @@ import fake_ngrok
 import pytest
 from browser import CHROMIUM, DRIVER, chromium, click, find, go, picture_is_there, run_order, wait
 from dashboard_parts import make_runs, ngrok, stores  # noqa: F401
+from selenium.webdriver.common.by import By
 
 from support import dashboard
 
@@ -72,6 +73,7 @@ def test_a_reader_sees_it_in_a_frame_and_a_guest_through_the_tunnel(
         wait(driver, lambda d: run_order(d, ids) == ids)
         for heading in ("f1", "precision", "recall", "num_filters"):
             find(driver, f"={heading}")
+        assert not driver.find_elements(By.CSS_SELECTOR, "textarea[placeholder^='Ask']"), "the assistant is open"
         for run_id in ids[:2]:
             click(driver, f"[row-id='{run_id}'] .ag-selection-checkbox")
         click(driver, "=Compare")

@@ -72,9 +72,14 @@ def test_pages_stand_in_frames_of_the_notebook_alone_and_never_through_the_tunne
 
 def test_the_private_names_that_it_sets_are_mlflows():
     """A release that renames them must fail here, not in a reader's notebook."""
-    source = Path(find_spec("mlflow").origin).with_name("server") / "constants.py"
-    known = {node.value for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.Constant)}
+    folder = Path(find_spec("mlflow").origin).with_name("server")
+    source = (folder / "constants.py").read_text()
+    known = {node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant)}
     assert {server.STORE, server.ARTIFACT_ROOT} <= known
+    assert f'prefix="{server.ASSISTANT}"' in (folder / "assistant" / "api.py").read_text()
+    scripts = folder.glob("js/build/static/js/main.*.js")
+    key = server.SEEN.decode().partition("['")[2].partition("_v1']")[0]
+    assert any(f'key:"{key}",version:1' in script.read_text(encoding="utf-8") for script in scripts)
 
 
 def test_mlflow_is_told_exact_hosts_and_origins():
