@@ -52,7 +52,7 @@ def take_pictures_of_search(splits: data.Splits) -> None:
     search_id = search.search(splits)
     version = registry.promote()
     with dashboard.open(share=False) as board, chromium() as driver:
-        go(driver, board.links["runs, best F1 first"])
+        go(driver, board.links["all runs, newest first"])
         click(driver, f"[row-id='{search_id}'] [data-component-id*='runnamecellrenderer'].du-bois-light-btn-link")
         wait(driver, lambda d: d.find_elements(By.PARTIAL_LINK_TEXT, "linear-"))
         keep(driver, "search")

@@ -16,7 +16,7 @@ from support.tracking import runs
 
 TRAINING = "workflowType=machine_learning"  # else the page shows what is for language model apps
 VIEW = "mlflow.sharedViewState."
-TABLE, COMPARED = "support-table", "support-compared"
+TABLE, NEWEST, COMPARED = "support-table", "support-newest", "support-compared"
 MOST_PARAMS = 5  # in the table and the comparison
 BEST = 10  # runs that are looked at for what differs
 
@@ -40,8 +40,12 @@ def save_views(experiment: str, metric: str = "f1") -> None:
         axes = {"selectedParams": params, "selectedMetrics": [common], "showAllRuns": False}
         charts.insert(0, {**chart, "uuid": "lines", "type": "PARALLEL", **axes})
     columns = [*(f"metrics.`{name}`" for name in metrics), *(f"params.`{name}`" for name in params)]
+    if all(run.data.metrics[metric] > 0 for run in top):  # without the trials of a search, which lack it
+        order["searchFilter"] = f"metrics.`{metric}` > 0"
+    newest = {"orderByKey": "attributes.start_time", "orderByAsc": False}  # the one order in which MLflow folds runs
     views = {
         TABLE: {**order, "selectedColumns": columns},
+        NEWEST: {**newest, "selectedColumns": columns},
         COMPARED: {**order, "viewMaximized": True, "compareRunCharts": charts, "compareRunSections": [section]},
     }
     for key, view in views.items():
@@ -63,6 +67,7 @@ def links_to(url: str, experiment: str, metric: str = "f1") -> dict[str, str]:
     if not top:
         return {"all runs": f"{page}?{TRAINING}"}
     links = {f"runs, best {label} first": f"{page}?{TRAINING}&viewStateShareKey={TABLE}"}
+    links["all runs, newest first"] = f"{page}?{TRAINING}&viewStateShareKey={NEWEST}"
     with_curve = [run for run in top if "val_loss" in run.data.metrics]
     if with_curve:
         chosen = {"runs": [with_curve[0].info.run_id], "experiments": [found.experiment_id], "metric": "val_loss"}

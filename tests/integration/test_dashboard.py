@@ -208,6 +208,7 @@ def test_links_lead_to_comparable_runs_and_to_no_other(stand_in, stores):  # noq
     links = board.links
     assert list(links) == [
         "runs, best F1 first",
+        "all runs, newest first",
         "the best run's curves",
         "a picture of the best run",
         "the runs compared",
@@ -227,6 +228,9 @@ def test_what_the_links_show_is_kept_with_the_experiment(stand_in, stores):  # n
     assert table["selectedColumns"][:3] == ["metrics.`f1`", "metrics.`precision`", "metrics.`recall`"]
     assert {"params.`lr`", "params.`num_filters`"} <= set(table["selectedColumns"])
     assert (table["orderByKey"], table["orderByAsc"]) == ("metrics.`f1`", False)
+    assert table["searchFilter"] == "metrics.`f1` > 0"
+    newest = json.loads(tags["mlflow.sharedViewState.support-newest"])
+    assert newest["orderByKey"] == "attributes.start_time" and "searchFilter" not in newest
     compared = json.loads(tags["mlflow.sharedViewState.support-compared"])
     assert {chart["type"] for chart in compared["compareRunCharts"]} == {"PARALLEL", "BAR"}
 
