@@ -19,6 +19,7 @@ STYLE |= {"axes.spines.top": False, "axes.spines.right": False}
 styled = mpl.rc_context(STYLE)  # a decorator for what draws
 
 
+@styled
 def new_figure(width: float = 7, height: float = 3.6, **given) -> tuple[Figure, Axes]:
     """Return a figure of this size, in inches, and its axes; more than one by what plt.subplots takes."""
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained", **given)

@@ -102,7 +102,7 @@ def about(df: pd.DataFrame) -> str:
     """Return a sentence that says which corpus this is and how large."""
     names = {
         "lesson": "The lesson's corpus",
-        "sample": "The sample corpus that ships with this project (the lesson's could not be fetched)",
+        "sample": "The sample corpus of this project (the lesson's could not be fetched)",
     }
     corpus = names.get(df.attrs["corpus"], f"The corpus in {df.attrs['corpus']}")
     return f"{corpus}: {len(df):,} projects with {len(set(df.tags.explode()))} tags."

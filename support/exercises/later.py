@@ -107,7 +107,7 @@ def _nothing_twice() -> str | None:
     for run in runs("my-sync", "trips"):
         if run.data.metrics.get("copied") == 0 and run.data.metrics.get("there"):
             return None
-    return "No run `my-sync` in `trips` has the metrics `copied` (0) and `there` (1 or more) of a second sync."
+    return "No run `my-sync` in `trips` has a second sync's `copied` (0) and `there` (1 or more)."
 
 
 def _in_the_second_store() -> list[Run]:

@@ -1,11 +1,14 @@
-"""The pictures of a search: Optuna's own, in the size of a notebook."""
+"""The pictures of a search: Optuna's own, in the size and the colours of a notebook's."""
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from optuna import Study
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as pictures
+
+from support.plots import GREY
 
 
 def draw(study: Study, title: str, metric: str) -> dict[str, Figure]:
@@ -26,6 +29,17 @@ def draw(study: Study, title: str, metric: str) -> dict[str, Figure]:
             axes.set_title("", loc="left")
             axes.set_title(f"{title}: {len(measured)} measured trials")
             axes.figure.set_size_inches(8, height)
+            _for_any_theme(axes.figure)
             plt.close(axes.figure)  # else a notebook shows it twice
             figures[name] = axes.figure
     return figures
+
+
+def _for_any_theme(figure: Figure) -> None:
+    """Take the background away, and make all texts grey: legible in a light and a dark theme."""
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.tick_params(which="both", colors=GREY)
+    for text in figure.findobj(Text):
+        text.set_color(GREY)

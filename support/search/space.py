@@ -53,6 +53,8 @@ class Space:
             written = json.loads(distribution_to_json(values))  # such as FloatDistribution, and low, high, log
             kind = written["name"].removesuffix("Distribution").lower()
             value = getattr(trial, f"suggest_{kind}")(name, **written["attributes"])
+            if isinstance(value, float):
+                value = float(f"{value:.3g}")  # a reader sees it, and more digits decide nothing
             chosen[name] = json.loads(value) if isinstance(value, str) and value.startswith("[") else value
         return replace(self.base, **chosen)
 

@@ -158,7 +158,7 @@ def train_in(run: Run, params: Any, splits: Splits, train: Callable | None = Non
             checksums.log_files(folder)
         mlflow.end_run("KILLED")
         print(
-            f"Stopped after epoch {len(result.history)}, with the best weights so far. To go on from here: "
+            f"Stopped after epoch {len(result.history)}, with the best weights so far. To go on from here:\n"
             f"lineage.resume({run.info.run_id!r})"
         )
     elif isinstance(result, Trained):

@@ -362,7 +362,7 @@ def test_the_trial_of_a_dead_process_is_tried_again(child):
     search(numbers(), space(3))
     table = trials(run_id)
     assert outcomes(run_id) == {"measured": 3} | ({"cut off": 1} if child else {})
-    assert str(lost.params["x"]) in set(table.query("outcome == 'measured'").x)
+    assert f"{lost.params['x']:.3g}" in set(table.query("outcome == 'measured'").x)
     assert "RUNNING" not in set(map(status, table.index))
     states = Counter(trial.state.name for trial in study_of(run_id).trials)
     assert states == {"COMPLETE": 3, "FAIL": 1}

@@ -104,6 +104,14 @@ def test_it_was_run_top_to_bottom_and_shows_no_error_or_warning(notebook: nbform
     assert "warning" not in str(outputs).lower()
 
 
+def test_its_printed_lines_fit(notebook: nbformat.NotebookNode) -> None:
+    """JupyterLab breaks a longer line wherever it ends, in the middle of a word."""
+    outputs = [output for cell in cells_of(notebook) for output in cell.outputs]
+    texts = [output.get("text", "") for output in outputs]
+    texts += [o.data.get("text/plain", "") for o in outputs if set(o.get("data", ())) == {"text/plain"}]
+    assert [line for text in texts for line in re.split("[\r\n]", text) if len(line) > 100] == []
+
+
 def test_a_bar_ends_at_its_end(notebook: nbformat.NotebookNode) -> None:
     for cell in cells_of(notebook):
         text = "".join(output.text for output in cell.outputs if output.output_type == "stream")

@@ -127,4 +127,4 @@ def test_it_is_not_taken_from_the_lesson(entries, lesson_dir):
 
 def test_it_says_what_it_is(sample_projects):
     assert sample_projects.attrs["corpus"] == "sample"
-    assert about(sample_projects).startswith("The sample corpus that ships with this project")
+    assert about(sample_projects).startswith("The sample corpus of this project")
