@@ -106,7 +106,7 @@ def tidy(notebook: NotebookNode) -> None:
 
 def run() -> int:
     """Execute all notebooks into stores/executed; stop at the first that fails, and name its cell."""
-    from support import tracking
+    from support import comparison, tracking
     from support.config import stores_dir
 
     target = stores_dir() / "executed"
@@ -131,8 +131,7 @@ def run() -> int:
         print(f"ok {time.monotonic() - start:6.1f} s", flush=True)
 
     tracking.connect()
-    print("\nRuns, best first, by the F1 on the validation split:\n")
-    print(tracking.runs_table().reset_index(drop=True).round(3).to_string())
+    print(f"\n{comparison.rank()!r}")
     print(f"\nNotebooks with outputs, and HTML: {target}\nRuns and artifacts: {stores_dir()}")
     print("Open the notebooks yourself: make lab")
     return 0

@@ -31,7 +31,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "find_run",
             "histories",
             "params_of",
-            "runs_table",
             "score",
             "why_left_out",
         ],

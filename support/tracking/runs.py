@@ -159,20 +159,6 @@ def find_run(
     return None
 
 
-def runs_table(
-    experiment: str = EXPERIMENT, metric: str = "f1", max_results: int = 10, splits: "Splits | None" = None
-) -> pd.DataFrame:
-    """Return the best comparable runs, best first: one row a run, indexed by run id."""
-    runs = best_runs(experiment, metric, splits, max_results)
-    names = dict.fromkeys([f"val_{metric}", metric, "precision", "recall", "best_val_loss"])
-    rows = [
-        {"run": run.info.run_name, **{name: run.data.metrics.get(name) for name in names}}
-        | {"corpus": run.data.tags.get("corpus"), "seconds": seconds_of(run)}
-        for run in runs
-    ]
-    return pd.DataFrame(rows, pd.Index([run.info.run_id for run in runs], name="run_id"))
-
-
 def differing_params(alike: list[Run]) -> list[str]:
     """Return the params that are not the same in all runs that have them; first those that most runs have."""
     values = pd.DataFrame([run.data.params for run in alike])
