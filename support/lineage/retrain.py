@@ -10,7 +10,6 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from support.data.splits import Splits
 from support.lineage.shared import LineageError, changes, listed, start_of, train_anew
-from support.models.encoding import LabelEncoder, Tokenizer
 from support.models.tagger import Tagger
 from support.tracking.provenance import splits_of
 from support.tracking.runs import TRAIN, get_run, params_of, train_function_of
@@ -22,8 +21,7 @@ def retrain(run_id: str, params: Any = None, splits: Splits | None = None) -> st
     """Train from the weights of a run, with other params or more data, as its child; return the new run's id.
 
     The run's function must take `start_from`. Of a CNN, tags and tokens that the run does not know get fresh
-    weights, and are printed. Raise LineageError where the function does not, or the layers would have other
-    sizes.
+    weights. Raise LineageError where the function does not, or the layers would have other sizes.
     """
     run = get_run(run_id)
     train, before = train_function_of(run), params_of(run)
@@ -33,20 +31,7 @@ def retrain(run_id: str, params: Any = None, splits: Splits | None = None) -> st
             "start_from. Train a new run: tracking.train_and_log(params, splits)."
         )
     params, splits, start = params or before, splits or splits_of(run), start_of(run_id)
-    if isinstance(start, Tagger):
-        if other := {name: change for name, change in changes(before, params).items() if name in SIZES}:
-            raise LineageError(f"The weights do not fit other sizes:\n{listed(other)}\nKeep these params.")
-        _print_new(start, params.char_level, splits)
+    other = {name: change for name, change in changes(before, params).items() if name in SIZES}
+    if isinstance(start, Tagger) and other:
+        raise LineageError(f"The weights do not fit other sizes:\n{listed(other)}\nKeep these params.")
     return train_anew(f"{run.info.run_name} retrained", run, params, splits, run_id, {MLFLOW_PARENT_RUN_ID: run_id})
-
-
-def _print_new(start: Tagger, char_level: bool, splits: Splits) -> None:
-    tags, known = set(LabelEncoder.of(splits).classes), set(start.label_encoder.classes)
-    tokens = set(Tokenizer.fit(splits.train.text, char_level).token_to_index)
-    for what, names in (
-        ("New tags", tags - known),
-        ("Tags that are no longer there", known - tags),
-        ("New tokens", tokens - set(start.tokenizer.token_to_index)),
-    ):
-        if names:
-            print(f"{what}: {', '.join(sorted(names))}")
