@@ -186,9 +186,7 @@ def _given_uri() -> str | None:
     given = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not given:
         return None
-    if given.startswith(SQLITE) and not given.endswith(
-        ":memory:"
-    ):  # sqlite:///mlflow.db is relative to the folder that one is in now
+    if given.startswith(SQLITE) and not given.endswith(":memory:"):  # it may be relative to the folder one is in
         return f"{SQLITE}{Path(given.removeprefix(SQLITE)).resolve().as_posix()}"
     scheme = urlsplit(given).scheme
     if scheme == "file" or given.startswith(("/", ".")):
@@ -231,11 +229,7 @@ def _remove_checkpoints_of_finished_runs() -> None:
         try:
             finished = mlflow.get_run(path.stem).info.status == "FINISHED"
         except MlflowException as error:
-            if error.error_code not in (
-                "RESOURCE_DOES_NOT_EXIST",
-                "INVALID_PARAMETER_VALUE",
-                "PERMISSION_DENIED",
-            ):
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE", "PERMISSION_DENIED"):
                 raise
             finished = False  # a run of another store, a server's say, that keeps its checkpoints here too
         if finished:

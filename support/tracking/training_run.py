@@ -31,13 +31,7 @@ from support.tracking.live import NewMetrics, log_epochs
 from support.tracking.orphans import PROCESS, this_process
 from support.tracking.results import describe, log_trained
 from support.tracking.runs import DATA, ORIGIN, PARAMS, PARAMS_TYPE, TRAIN, NoRunError, find_run, get_run, params_of
-from support.tracking.store import (
-    EXPERIMENT,
-    checkpoints_folder,
-    connect,
-    database_of,
-    experiment_id_of,
-)
+from support.tracking.store import EXPERIMENT, checkpoints_folder, connect, database_of, experiment_id_of
 
 
 @contextmanager
