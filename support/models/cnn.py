@@ -1,12 +1,12 @@
 """The lesson's multi-label CNN: embedding, convolutions of several widths, max over time, two layers.
 
-For a character vocabulary on the CPU the convolutions are table look-ups (support/models/lookup.py): same
-results, many times faster. The model decides by itself.
+Where they cost less, table look-ups take the place of the convolutions, to the same result: support/models/lookup.py.
 
     model = CNN(vocab_size=39, num_classes=35)
     logits = model(torch.randint(1, 39, (64, 120)))  # (64, 35)
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from support.models.lookup import PAD, conv_max, fold, lengths, pad, short_steps
 
-# On the CPU, look-up beats convolution up to this many tokens at least: see benchmarks/results/.
-LOOKUP_VOCAB_SIZE = 512
+# A table costs a product for each token of the vocabulary, and more where its rows are longer: it leaves the cache.
+# A convolution costs one for each token of the texts. benchmarks/lookup.py measures both. A kept table costs nothing.
+PER_TOKEN, KEPT = 63, 512
 
 
 class CNN(nn.Module):
@@ -50,21 +51,21 @@ class CNN(nn.Module):
         Each text is read as if padding without end came after it, so its logits depend neither on how
         far it is padded nor on the other texts.
         """
-        if self.uses_lookup:
+        if self.uses_lookup(tokens):
             pooled = conv_max(tokens, self._table(), self.filter_sizes) + torch.cat([conv.bias for conv in self.conv])
         else:
             pooled = self._convolve(tokens)
         return self.fc2(self.dropout(self.fc1(pooled)))
 
-    @property
-    def uses_lookup(self) -> bool:
-        """Whether look-up tables pay: on the CPU, for a vocabulary of characters."""
-        table = self.embeddings.weight
-        return table.device.type == "cpu" and len(table) <= LOOKUP_VOCAB_SIZE
+    def uses_lookup(self, tokens: Tensor) -> bool:
+        """Return whether look-up tables pay for this batch: on the CPU, where its tokens outnumber the vocabulary."""
+        most = PER_TOKEN * int(tokens.count_nonzero()) / math.sqrt(sum(self.filter_sizes) * self.conv[0].out_channels)
+        most = most if torch.is_grad_enabled() else max(most, KEPT)
+        return tokens.device.type == "cpu" and self.embeddings.num_embeddings <= most
 
-    def tuned(self) -> AbstractContextManager:
-        """Return the context in which the model trains and tags fastest."""
-        return short_steps() if self.uses_lookup else nullcontext()
+    def tuned(self, tokens: Tensor) -> AbstractContextManager:
+        """Return the context in which the model trains and tags fastest on batches like this one."""
+        return short_steps() if self.uses_lookup(tokens) else nullcontext()
 
     def _table(self) -> Tensor:
         """Return the look-up table. While no weight asks for a gradient, it is made once and kept."""

@@ -84,7 +84,7 @@ class Tagger(TextTagger):
         """Return float32 (N, num_classes) for clean texts."""
         tokens = self.tokenizer.encode(texts).to(self.model.fc2.weight.device)
         self.model.eval()
-        with torch.inference_mode(), self.model.tuned():
+        with torch.inference_mode(), self.model.tuned(tokens):
             return self.model(tokens).sigmoid().cpu().numpy()
 
     def save(self, folder: Path) -> None:

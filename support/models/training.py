@@ -187,7 +187,7 @@ def train_cnn(
     trainer = Trainer(model, nn.BCEWithLogitsLoss(weight=weight), params)
     # cuDNN may pick a kernel whose sums come in another order each time.
     deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
-    with deterministic, model.tuned():
+    with deterministic, model.tuned(train.tokens[: params.batch_size]):
         if checkpoint and (state := checkpoint.load()):
             try:
                 trainer.load_state_dict(state)

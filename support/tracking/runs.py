@@ -142,10 +142,7 @@ def _highest_first(experiment_id: str, metric: str, where: str) -> Iterator[Run]
 def find_run(
     run_name: str, params: Any = None, splits: "Splits | None" = None, experiment: str = EXPERIMENT
 ) -> Run | None:
-    """Return the latest finished run of that name, with these params and data where they are named; or None.
-
-    So a notebook that runs twice keeps what it finds, and trains no twin of it.
-    """
+    """Return the latest finished run of that name, with these params and data where they are named; or None."""
     found = find_experiment(experiment)
     if found is None:
         return None

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from support.models import cnn
-from support.models.cnn import CNN, LOOKUP_VOCAB_SIZE
+from support.models.cnn import CNN, KEPT
 from support.models.lookup import conv_max, fold
 from support.models.params import Params
 from support.models.training import train_cnn
@@ -21,6 +20,15 @@ ALL_WIDTHS = list(range(1, 11))
 # An odd number of texts of odd lengths, two of them empty and most shorter than the widest filter. 1 is
 # the unknown token.
 LENGTHS = [31, 0, 1, 2, 5, 9, 10, 11, 0, 17, 3]
+DECIDES = CNN.uses_lookup
+
+
+@pytest.fixture(autouse=True, scope="module")
+def by_lookup():
+    """Let these small batches be looked up, which alone they would not be."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CNN, "uses_lookup", lambda model, tokens: tokens.device.type == "cpu")
+        yield
 
 
 class PlainCNN(nn.Module):
@@ -101,7 +109,7 @@ def test_batches_of_any_shape(lengths):
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (3, 0)])
 @pytest.mark.parametrize("uses_lookup", [True, False])
 def test_a_batch_without_texts_or_without_tokens(shape, uses_lookup, monkeypatch):
-    monkeypatch.setattr(cnn, "LOOKUP_VOCAB_SIZE", LOOKUP_VOCAB_SIZE if uses_lookup else 0)
+    monkeypatch.setattr(CNN, "uses_lookup", lambda model, tokens: uses_lookup)
     ours, plain = make_pair()
     tokens = torch.zeros(shape, dtype=torch.int64)
     torch.testing.assert_close(ours(tokens), plain(tokens), atol=1e-5, rtol=0)
@@ -167,18 +175,25 @@ def test_weights_survive_copies_and_files():
             assert theirs.weight.stride() == mine.weight.stride()
 
 
-@pytest.mark.parametrize("vocab_size", [LOOKUP_VOCAB_SIZE, LOOKUP_VOCAB_SIZE + 1])
-def test_both_sides_of_the_choice_equal_plain_layers(vocab_size):
+@pytest.mark.parametrize("vocab_size", [39, 5000])
+def test_small_and_large_vocabularies_equal_plain_layers(vocab_size):
     ours, plain = make_pair([1, 2, 3, 7], vocab_size=vocab_size)
-    assert ours.uses_lookup == (vocab_size == LOOKUP_VOCAB_SIZE)
     assert_same(ours, plain, make_tokens(vocab_size=vocab_size))
+
+
+def test_a_batch_decides_by_its_tokens_and_a_kept_table_by_its_size():
+    texts = torch.ones(10, 200, dtype=torch.int64)
+    texts[:, 100:] = 0  # padding, which does not count
+    small, large = CNN(750, 3), CNN(751, 3)
+    assert [DECIDES(model, texts) for model in (small, large)] == [True, False]
+    with torch.no_grad():
+        assert [DECIDES(CNN(size, 3), texts[:1]) for size in (KEPT, KEPT + 1)] == [True, False]
 
 
 @pytest.mark.parametrize("uses_lookup", [True, False])
 def test_a_text_gets_the_same_probabilities_in_any_company(uses_lookup, monkeypatch):
-    monkeypatch.setattr(cnn, "LOOKUP_VOCAB_SIZE", LOOKUP_VOCAB_SIZE if uses_lookup else 0)
+    monkeypatch.setattr(CNN, "uses_lookup", lambda model, tokens: uses_lookup)
     model = CNN(**SIZES).eval()
-    assert model.uses_lookup == uses_lookup
     tokens = make_tokens()
     together = model(tokens).sigmoid()
     for row in range(len(tokens)):
@@ -264,14 +279,14 @@ def test_a_model_made_in_inference_mode():
 
 @pytest.mark.parametrize("uses_lookup", [True, False])
 def test_fused_adam_equals_adam(uses_lookup, monkeypatch):
-    monkeypatch.setattr(cnn, "LOOKUP_VOCAB_SIZE", LOOKUP_VOCAB_SIZE if uses_lookup else 0)
+    monkeypatch.setattr(CNN, "uses_lookup", lambda model, tokens: uses_lookup)
     weights = train_steps(make_pair()[0].double(), fused=True)
     torch.testing.assert_close(weights, train_steps(make_pair()[0].double(), fused=False), atol=1e-10, rtol=0)
 
 
 def test_training_gives_the_same_weights_by_either_path(monkeypatch):
     by_lookup = train_steps(make_pair()[0].double(), fused=True)
-    monkeypatch.setattr(cnn, "LOOKUP_VOCAB_SIZE", 0)
+    monkeypatch.setattr(CNN, "uses_lookup", lambda model, tokens: False)
     by_convolution = train_steps(make_pair()[0].double(), fused=True)
     torch.testing.assert_close(by_lookup, by_convolution, atol=1e-10, rtol=0)
 
