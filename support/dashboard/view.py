@@ -11,7 +11,7 @@ import html
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import mlflow
@@ -24,7 +24,7 @@ from support.tracking import remote, runs, store
 LOCK_TIMEOUT = 120  # seconds for another notebook that opens a dashboard on the same stores
 
 
-class Dashboard:
+class Dashboard(AbstractContextManager):
     """A running dashboard: where it is, what it shows, and how to close it. Made by `open`."""
 
     def __init__(self, url: str, view: str, experiment: str, metric: str, folder=None, state=None) -> None:
@@ -43,9 +43,6 @@ class Dashboard:
         link = '<li><a href="{}" target="_blank">{}</a></li>'.format
         links = "".join(link(html.escape(url), name) for name, url in self.links.items())
         return f"<p>{html.escape(self.view)}</p><ul>{links}</ul>"
-
-    def __enter__(self) -> "Dashboard":
-        return self
 
     def __exit__(self, *_) -> None:
         self.close()

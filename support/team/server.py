@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import yaml
@@ -25,7 +26,7 @@ COMPOSE = PROJECT_DIR / "deploy" / "compose.yaml"
 LIBPQ = {"host", "port", "user", "password", "dbname", "sslmode", "sslrootcert"}  # of the reader's own URI
 
 
-class Server:
+class Server(AbstractContextManager):
     """A running server: where it is, who may do everything there, and how to end it. Made by `open`."""
 
     def __init__(self, url: str, admin: Member, folder: Path, process: subprocess.Popen) -> None:
@@ -35,9 +36,6 @@ class Server:
 
     def __repr__(self) -> str:
         return f"A team's server at {self.url}, for this machine only."
-
-    def __enter__(self) -> "Server":
-        return self
 
     def __exit__(self, *_) -> None:
         self.close()

@@ -43,11 +43,11 @@ def log_epochs(
     log = NewMetrics()
     if checkpoint:
         checkpoint.before_save = log.flush
-    show, finish = _curve(log.run, num_epochs, metric) if _in_notebook() else _bar(num_epochs)
+    show, finish = _curve(log, num_epochs, metric) if _in_notebook() else _bar(num_epochs)
 
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         log(metrics, epoch, Checkpoint.EVERY)
-        show(metrics)
+        show(epoch, metrics)
 
     try:
         yield on_epoch
@@ -87,6 +87,11 @@ class NewMetrics:
         if time.monotonic() - self.flushed >= every:
             self.flush()
 
+    def epochs(self, before: int) -> list[dict[str, float]]:
+        """Return the metrics of each epoch that the run has logged, up to this one."""
+        steps = sorted({step for _, step in self.logged if 0 < step < before})
+        return [{name: value for (name, at), value in self.logged.items() if at == step} for step in steps]
+
     def flush(self) -> None:
         """Log what waits."""
         self.flushed = time.monotonic()
@@ -98,9 +103,9 @@ class NewMetrics:
 def _bar(num_epochs: int | None) -> tuple[Callable, Callable]:
     bar = tqdm(total=num_epochs, unit="epoch", file=sys.stdout, delay=1e-9)  # none before the first epoch
 
-    def show(metrics: dict[str, float]) -> None:
+    def show(epoch: int, metrics: dict[str, float]) -> None:
         bar.set_postfix({name: f"{value:.4g}" for name, value in metrics.items()}, refresh=False)
-        bar.update()
+        bar.update(max(epoch - bar.n, 1))  # more than one: a run that was resumed
 
     def finish() -> None:
         if bar.n and bar.total and bar.n < bar.total:
@@ -111,10 +116,11 @@ def _bar(num_epochs: int | None) -> tuple[Callable, Callable]:
     return show, finish
 
 
-def _curve(run: Run, num_epochs: int | None, metric: str) -> tuple[Callable, Callable]:
+def _curve(log: NewMetrics, num_epochs: int | None, metric: str) -> tuple[Callable, Callable]:
     from IPython.display import Image, display  # there where a notebook is
 
-    history, best, due, output = [], _best_losses(run, metric), 0.0, None
+    run, history, due, output = log.run, [], 0.0, None
+    best, resumed, started = _best_losses(run, metric), 0, time.monotonic()
 
     def draw(title: str, best_epoch: int | None = None) -> None:
         nonlocal output
@@ -127,11 +133,15 @@ def _curve(run: Run, num_epochs: int | None, metric: str) -> tuple[Callable, Cal
         else:
             output = display(image, display_id=True)
 
-    def show(metrics: dict[str, float]) -> None:
-        nonlocal due
+    def show(epoch: int, metrics: dict[str, float]) -> None:
+        nonlocal due, resumed
+        if not history:  # what was logged before the run was resumed
+            history.extend(log.epochs(epoch))
+            resumed = len(history)
         history.append(metrics)
         if (now := time.monotonic()) >= due:
-            until = f" of at most {num_epochs}" if num_epochs else ""
+            left = (now - started) / (len(history) - resumed) * ((num_epochs or 0) - len(history))
+            until = f" of at most {num_epochs}, at most {left:.0f} s left" if num_epochs else ""
             draw(f"{run.info.run_name}: epoch {len(history)}{until}")
             due = time.monotonic() + max(EVERY, PATIENCE * (time.monotonic() - now))
 

@@ -23,8 +23,9 @@ from support.models.linear import LinearParams
 from support.models.params import Params
 from support.models.rules import RuleParams
 from support.models.training import train_cnn
-from support.tracking import database
+from support.tracking import database, live
 from support.tracking.intervals import with_interval
+from support.tracking.live import log_epochs
 from support.tracking.predictions import read_predictions
 from support.tracking.results import SLICES
 from support.tracking.runs import NoRunError, get_run
@@ -236,6 +237,22 @@ def test_a_bar_ends_at_its_end_where_the_training_stopped_early(store, sample_sp
     train_and_log({"num_epochs": 9}, sample_splits, "short", train=stops_early)
     last = capsys.readouterr().out.rstrip("\n").rpartition("\r")[2]
     assert "2/2" in last and "100%" in last and "stopped early" in last
+
+
+def test_the_curve_of_a_resumed_run_begins_with_what_was_logged_before(store, monkeypatch) -> None:
+    drawn, draw = [], live.plots.learning_curves
+    monkeypatch.setattr(live, "_in_notebook", lambda: True)
+    monkeypatch.setattr(live.plots, "learning_curves", lambda *given: drawn.append(given) or draw(*given))
+    with start_run("own") as run, log_epochs(num_epochs=3) as on_epoch:
+        for epoch in (1, 2):
+            on_epoch(epoch, {"val_loss": 1 / epoch})
+    assert "epoch 1 of at most 3, at most" in drawn[0][2]
+    assert "stopped early at 2, best 2" in drawn[-1][2]
+    with start_run(run_id=run.info.run_id), log_epochs(num_epochs=3) as on_epoch:
+        on_epoch(3, {"val_loss": 1 / 3})
+    history, best_epoch, title, _ = drawn[-1]
+    assert [epoch["val_loss"] for epoch in history] == [1, 1 / 2, 1 / 3]
+    assert "own: epoch 3, best 3" in title and best_epoch == 3
 
 
 @pytest.mark.parametrize("params", [RuleParams(), LinearParams(char_ngrams=2, word_ngrams=1)])
