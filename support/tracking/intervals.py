@@ -3,8 +3,7 @@
 interval(predictions)            # (0.70, 0.79): another test split of this size might have given any of these
 with_interval(run, "f1")         # "0.745 (0.70 to 0.79)": what the run has logged
 
-The examples are drawn again, with replacement, RESAMPLES times, and the figure is computed of each draw.
-Source: Efron and Tibshirani (1993), "An Introduction to the Bootstrap".
+The examples are drawn again, with replacement, and the figure is computed of each draw (Efron, Tibshirani, 1993).
 """
 
 from typing import Any

@@ -26,11 +26,10 @@ def describe(run: Run, splits: Splits) -> None:
     run = mlflow.get_run(run.info.run_id)
     names = [name for name in run.data.metrics if f"val_{name}" in run.data.metrics]
     good = ", ".join(f"{each} {with_interval(run, each)}" for name in names for each in (name, f"val_{name}"))
-    known = ", with 95 % intervals" if "(" in good else ""
     what = f"trained on {len(splits.train):,} examples of the data {splits.corpus!r}, split seed {splits.seed}"
-    figures = f"On {len(splits.test):,} test examples{known}: {good or 'see the metrics'}"
+    on = f"On {len(splits.test):,} test examples{', with 95 % intervals' * ('(' in good)}"
     if NOTE not in run.data.tags:
-        mlflow.set_tag(NOTE, f"{run.info.run_name}: {what}. {figures}.")
+        mlflow.set_tag(NOTE, f"{run.info.run_name}: {what}. {on}: {good or 'see the metrics'}.")
 
 
 def log_trained(trained: Trained, splits: Splits) -> None:

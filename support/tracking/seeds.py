@@ -27,9 +27,8 @@ def train_with_seeds(
 ) -> str:
     """Train with each seed in a child run, and return the id of the parent run.
 
-    The parent has `mean_<metric>` and `std_<metric>`, the sample's standard deviation, of each metric that all
-    children have. It keeps no model, so it is never ranked. Raise ValueError for fewer than two different
-    seeds, and for params without a `seed`.
+    The parent has `mean_<metric>` and `std_<metric>` of each metric that all children have. It keeps no model, so
+    it is never ranked. Raise ValueError for fewer than two different seeds, and for params without a `seed`.
     """
     values = asdict(params) if is_dataclass(params) else dict(params)
     if len(set(seeds)) < 2 or len(set(seeds)) < len(seeds) or "seed" not in values:
