@@ -88,7 +88,6 @@ Positive = Annotated[float, PLAIN, Field(gt=0, allow_inf_nan=False, description=
 Flag = Annotated[bool, PLAIN, Field(description="True or False")]
 Seed = Annotated[int, PLAIN, Field(ge=0, lt=2**32, description="a whole number from 0 to 2**32 - 1")]
 Share = Annotated[float, PLAIN, Field(ge=0, lt=1, description="a number from 0 up to but not 1")]
-Power = Annotated[float, PLAIN, Field(ge=0, le=1, description="a number from 0 to 1")]
 Width = Annotated[int, Field(gt=0, le=1000)]
 Widths = Annotated[
     list[Width],
@@ -110,7 +109,6 @@ class Params:
     hidden_dim: Count = 128
     dropout_p: Share = 0.5
     lr: Positive = 2e-4
-    class_weighting: Power = 1.0  # a tag weighs 1 / count ** this; at 0 all weigh the same
     num_epochs: Count = 200
     patience: Count = 10
     seed: Seed = 1234

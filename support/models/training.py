@@ -183,7 +183,7 @@ def train_cnn(
     model = CNN(len(tokenizer), len(label_encoder), **params.architecture).to(device)
     if start_from:
         warm_start(model, tokenizer, label_encoder, start_from)
-    weight = class_weights(splits.train.tags, label_encoder.classes, params.class_weighting).to(device)
+    weight = class_weights(splits.train.tags, label_encoder.classes).to(device)
     trainer = Trainer(model, nn.BCEWithLogitsLoss(weight=weight), params)
     # cuDNN may pick a kernel whose sums come in another order each time.
     deterministic = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True)
@@ -235,12 +235,12 @@ def warm_start(model: CNN, tokenizer: Tokenizer, label_encoder: LabelEncoder, ta
         weights[[now[key] for key in known]] = rows.to(weights.device)
 
 
-def class_weights(tags: Iterable[list[str]], classes: list[str], power: float = 1.0) -> Tensor:
-    """Weigh each tag by one over its count in the training split, to a power; scaled to a mean of 1: (num_classes,)."""
+def class_weights(tags: Iterable[list[str]], classes: list[str]) -> Tensor:
+    """Weigh each tag by one over its count in the training split, scaled to a mean of 1: (num_classes,)."""
     counts = Counter(tag for row in tags for tag in row)
     if missing := [name for name in classes if not counts[name]]:
         raise DataError(
             f"No example in the training split for: {', '.join(missing)}. Raise min_tag_count or bring more data."
         )
-    weights = torch.tensor([1 / counts[name] ** power for name in classes])
+    weights = torch.tensor([1 / counts[name] for name in classes])
     return weights / weights.mean()

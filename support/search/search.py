@@ -54,7 +54,7 @@ SPACES = {
     ),
     "cnn": Space(
         Params(lr=1e-3, num_epochs=20, patience=5),
-        {"class_weighting": Float(0, 1), "batch_size": Int(32, 64, step=32), "num_filters": Int(64, 256, step=64)},
+        {"lr": Float(3e-4, 5e-3, log=True), "dropout_p": Float(0.2, 0.7), "num_filters": Int(64, 256, step=64)},
         trials=4,
     ),
 }

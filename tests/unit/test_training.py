@@ -44,7 +44,7 @@ COUNTS = ["batch_size", "embedding_dim", "num_filters", "hidden_dim", "num_epoch
 
 def test_the_defaults_are_the_lessons():
     values = asdict(Params())
-    assert (values.pop("seed"), values.pop("model"), values.pop("class_weighting")) == (1234, "cnn", 1.0)
+    assert (values.pop("seed"), values.pop("model")) == (1234, "cnn")
     assert values == LESSON_PARAMS
 
 
@@ -55,7 +55,6 @@ good_params = st.fixed_dictionaries(
         "filter_sizes": st.lists(st.integers(1, 50), min_size=1, max_size=6, unique=True),
         "dropout_p": st.floats(0, 1, exclude_max=True) | st.just(0),
         "lr": st.floats(0, 100, exclude_min=True) | st.just(1),
-        "class_weighting": st.floats(0, 1) | st.just(1),
         "seed": st.integers(0, 2**32 - 1),
         **{name: st.integers(1, 10**6) for name in COUNTS},
     },
@@ -79,7 +78,6 @@ bad_value = st.one_of(
     st.tuples(st.just("lr"), st.just(math.nan)),
     st.tuples(st.just("dropout_p"), anything | st.booleans() | st.floats(min_value=1)),
     st.tuples(st.just("dropout_p"), st.floats(max_value=0, exclude_max=True) | st.just(math.nan)),
-    st.tuples(st.just("class_weighting"), st.just(-0.1) | st.just(1.1) | st.just(math.nan)),
     st.tuples(st.just("filter_sizes"), not_whole | st.integers() | st.lists(st.integers(max_value=0))),
     st.tuples(st.just("filter_sizes"), st.lists(st.floats() | st.booleans() | st.text(max_size=2))),
     st.tuples(st.just("filter_sizes"), st.just([3, 3]) | st.just({1: 2})),
@@ -344,18 +342,10 @@ def test_a_damaged_state_is_refused_wherever_the_damage_is(tmp_path):
 # Class weights
 
 
-@pytest.mark.parametrize(("power", "relative"), [(1.0, [1, 4, 2]), (0.5, [1, 2, 2**0.5]), (0.0, [1, 1, 1])])
-def test_class_weights_are_one_over_the_count_to_a_power_with_mean_one(power: float, relative: list[float]):
-    weights = class_weights([["a", "b"], ["a"], ["a"], ["a", "c"], ["c"]], ["a", "b", "c"], power)
+def test_class_weights_are_one_over_the_count_with_mean_one():
+    weights = class_weights([["a", "b"], ["a"], ["a"], ["a", "c"], ["c"]], ["a", "b", "c"])
     assert weights.mean().item() == pytest.approx(1)
-    assert (weights / weights[0]).tolist() == pytest.approx(relative)
-
-
-def test_the_class_weighting_of_the_params_is_that_of_the_training(sample_splits):
-    weighed, alike = (
-        train_cnn(Params(num_epochs=1, class_weighting=power, **SMALL), sample_splits) for power in (1, 0)
-    )
-    assert weighed.history != alike.history
+    assert (weights / weights[0]).tolist() == pytest.approx([1, 4, 2])
 
 
 def test_lesson_fault_6_class_weights_come_from_the_training_split_alone(sample_splits, monkeypatch):
