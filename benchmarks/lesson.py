@@ -2,7 +2,7 @@
 
 Written after the design that the lesson publishes, with what changes its results mended, so that time and
 memory compare like with like: shuffled batches, the best weights kept, probabilities for logits. The
-threshold and F1 come from support/evaluation.py for both ways.
+threshold and F1 come from support/models/evaluation.py for both ways.
 Source: https://madewithml.com/courses/mlops/experiment-tracking
 """
 
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from support.data.corpus import Splits, clean
+from support.data.cleaning import clean
+from support.data.splits import Splits
 from support.models.encoding import LabelEncoder, Tokenizer
-from support.models.training import Params, class_weights
+from support.models.params import Params
+from support.models.training import class_weights
 
 
 class LessonCNN(nn.Module):

@@ -19,19 +19,21 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline, make_union
-from torch import nn
 
+from benchmarks import lookup
 from benchmarks.lesson import Lesson, LessonCNN
 from benchmarks.store import fill
-from support.data.corpus import Splits
-from support.models import cnn
+from support import tracking
+from support.config import PROJECT_DIR
+from support.data.splits import Splits
+from support.environment import best_device
 from support.models.checkpoint import Checkpoint
 from support.models.cnn import CNN
 from support.models.evaluation import best_threshold, get_performance
-from support.models.tagger import Tagger
-from support.models.training import Examples, Params, Trained, Trainer, train_cnn
-from support.tracking import training_run as tracking
-from support.tracking.store import PROJECT_DIR
+from support.models.params import Params
+from support.models.tagger import Tagger, Trained
+from support.models.training import Examples, Trainer, train_cnn
+from support.tracking.store import EXPERIMENT
 
 # For so long the lesson's epochs are timed: all 52 of them would take 5 to 12 minutes on two cores.
 LESSON_SECONDS = 120
@@ -56,7 +58,7 @@ def seconds(call: Callable[[], object]) -> float:
 
 def make_trainer(params: Params, splits: Splits) -> tuple[Trainer, Examples, Examples]:
     """Give what train_cnn sets up: the trainer, the training and the validation examples."""
-    lesson = Lesson(params, splits())  # for its tokenizer, its encoder and its loss
+    lesson = Lesson(params, splits, best_device())  # for its tokenizer, its encoder and its loss
     parts = [
         Examples(
             lesson.tokenizer.encode(part.text).to(lesson.device),
@@ -71,7 +73,7 @@ def make_trainer(params: Params, splits: Splits) -> tuple[Trainer, Examples, Exa
 
 def epoch(trainer: Trainer, train: Examples, val: Examples) -> float:
     """Time an epoch of ours, with the threads that train_cnn gives it."""
-    with trainer.model.tuned():
+    with trainer.model.tuned(train.tokens[: trainer.params.batch_size]):
         return seconds(lambda: (trainer.train_step(train), trainer.eval_step(val)))
 
 
@@ -109,7 +111,7 @@ def lesson_turns(params: Params, splits: Splits) -> Iterator:
     convolutions: look-up computes the same sums.
     """
     start = time.perf_counter()
-    lesson = Lesson(params, splits())
+    lesson = Lesson(params, splits, best_device())
     train = lesson.loader(splits.train.text, splits.train.tags, shuffle=True)
     val = lesson.loader(splits.val.text, splits.val.tags)
     yield time.perf_counter() - start
@@ -217,45 +219,33 @@ class TimedCheckpoint(Checkpoint):
         self.took.append(seconds(lambda: super(TimedCheckpoint, self).save(state)))
 
 
-def tracking_share(params: Params, splits: Splits, epochs: int = 6) -> dict:
-    """Give the share of a training's time that its tracking takes; also time what is logged once a run.
+def tracking_share(params: Params, splits: Splits, epochs: int = 20) -> dict:
+    """Give the share of a training's time that tracking and checkpoints take; also time what is logged once a run.
 
     The calls are timed within the training: two trainings differ from each other by more than they take.
-    Trainings with a checkpoint after each epoch alternate with trainings without. A checkpoint counts with
-    all that it costs, since SQLite's next commit may wait until it is on the disk.
     """
     params = replace(params, num_epochs=min(epochs, params.num_epochs))
-    without, with_checkpoint, once = [], [], []
+    shares, once = [], []
     with TemporaryDirectory() as folder:
         tracking.connect(folder)
-        for _ in range(3):
-            for shares in (without, with_checkpoint):
-                spent, logged, checkpoint = [], 0.0, None
-                if shares is with_checkpoint:
-                    checkpoint = TimedCheckpoint(Path(folder) / "checkpoint.pt", spent)
-                with tracking.start_run("cnn"):
-                    logged += seconds(lambda: mlflow.log_params(asdict(params)))
-                    logged += seconds(lambda: tracking.describe_run(splits))
-                    start = time.perf_counter()
-                    with tracking.log_epochs(params.num_epochs) as on_epoch:
+        for turn in range(3):
+            spent, logged = [], 0.0
+            checkpoint = TimedCheckpoint(Path(folder) / f"{turn}.pt", spent)
+            with tracking.start_run("cnn", EXPERIMENT):
+                logged += seconds(lambda: mlflow.log_params(asdict(params)))
+                logged += seconds(lambda: tracking.log_context(splits))
+                start = time.perf_counter()
+                with tracking.log_epochs(params.num_epochs, checkpoint=checkpoint) as on_epoch:
 
-                        def timed(epoch, metrics, on_epoch=on_epoch, spent=spent):
-                            spent.append(seconds(lambda: on_epoch(epoch, metrics)))
+                    def timed(epoch, metrics, on_epoch=on_epoch, spent=spent):
+                        spent.append(seconds(lambda: on_epoch(epoch, metrics)))
 
-                        trained = train_cnn(params, splits, timed, checkpoint)
-                    untracked = time.perf_counter() - start - sum(spent)
-                    if checkpoint:
-                        checkpoint.remove()
-                    logged += seconds(lambda trained=trained: tracking.log_trained(trained, splits))
-                shares.append(sum(spent) / untracked)
-                once.append(logged)
+                    trained = train_cnn(params, splits, timed, checkpoint)
+                shares.append(sum(spent) / (time.perf_counter() - start - sum(spent)))
+                logged += seconds(lambda trained=trained: tracking.log_trained(trained, splits))
+            once.append(logged)
         mlflow.set_tracking_uri(None)
-    return {
-        "share": summary(without),
-        "share_with_checkpoint": summary(with_checkpoint),
-        "once_a_run": summary(once),
-        "epochs": params.num_epochs,
-    }
+    return {"share": summary(shares), "once_a_run": summary(once), "epochs": params.num_epochs}
 
 
 def memory() -> dict:
@@ -300,7 +290,7 @@ def best_run() -> dict:
             result[count] = {"ours": summary(times)}
             if count == 10_000:  # at 100,000 it takes minutes
                 result[count]["lesson"] = seconds(
-                    lambda: mlflow.search_runs(experiment_names=[tracking.EXPERIMENT], order_by=["metrics.f1 DESC"])
+                    lambda: mlflow.search_runs(experiment_names=[EXPERIMENT], order_by=["metrics.val_f1 DESC"])
                 )
             mlflow.set_tracking_uri(None)
     return result
@@ -308,25 +298,10 @@ def best_run() -> dict:
 
 def crossover() -> dict:
     """Time a training step, by look-up and by convolution, for vocabularies of several sizes."""
-    kept = cnn.LOOKUP_VOCAB_SIZE
     times = {}
-    try:
-        for vocab_size in (39, 128, 256, 512, 1024, 2048):
-            tokens, model = torch.randint(1, vocab_size, (64, 128)), CNN(vocab_size, 35)
-            optimizer = torch.optim.Adam(model.parameters(), fused=True)
-
-            def step(tokens=tokens, model=model, optimizer=optimizer):
-                optimizer.zero_grad()
-                nn.functional.binary_cross_entropy_with_logits(model(tokens), torch.ones(64, 35)).backward()
-                optimizer.step()
-
-            times[vocab_size] = {}
-            for way, largest, repeats in (("look-up", vocab_size, 6), ("convolution", 0, 3)):
-                cnn.LOOKUP_VOCAB_SIZE = largest
-                step()
-                times[vocab_size][way] = min(seconds(step) for _ in range(repeats))
-    finally:
-        cnn.LOOKUP_VOCAB_SIZE = kept
+    for vocab_size in (39, 128, 256, 512, 1024, 2048, 4096):
+        took = lookup.milliseconds(vocab_size, torch.randint(1, vocab_size, (64, 128)), lookup.LESSON)
+        times[vocab_size] = {"look-up": took[True] / 1000, "convolution": took[False] / 1000}
     return times
 
 

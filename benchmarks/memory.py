@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.lesson import Lesson
-from support.data.corpus import load_projects, split
-from support.models.training import Params, train_cnn
+from support.data import load_projects, split
+from support.environment import best_device
+from support.models import Params, train_cnn
 
 
 def peak_megabytes() -> float:
@@ -26,7 +27,7 @@ def peak_megabytes() -> float:
 def main() -> None:
     splits, params = split(load_projects()), replace(Params(), num_epochs=1)
     if sys.argv[1] == "lesson":
-        lesson = Lesson(params, splits())
+        lesson = Lesson(params, splits, best_device())
         train = lesson.loader(splits.train.text, splits.train.tags, shuffle=True)
         list(lesson.train(train, lesson.loader(splits.val.text, splits.val.tags)))
         lesson.eval_step(lesson.loader(splits.test.text, splits.test.tags))
