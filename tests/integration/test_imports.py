@@ -1,4 +1,4 @@
-"""A process imports what it uses: the servers', a sync and tables of runs need no model."""
+"""A process imports what it uses: servers, a sync, and what finds runs need no model."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ HEAVY = {"torch", "sklearn", "matplotlib", "optuna", "IPython"}
 LIGHT = [
     "import support.tracking, support.dashboard, support.team, support.models",
     "import support.dashboard.server, support.team.processes",
-    "from support.tracking import connect, best_run, runs_table, delete_runs, end_orphans, histories",
+    "from support.tracking import connect, best_run, find_run, delete_runs, end_orphans, histories",
     "from support import dashboard, team; dashboard.open, team.open, team.add_user",
     "from support.sync import sync, export_runs, import_runs",
 ]
