@@ -1,6 +1,7 @@
 """The pictures of a search: Optuna's own, in the size and the colours of a notebook's."""
 
 import matplotlib.pyplot as plt
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from optuna import Study
@@ -36,10 +37,16 @@ def draw(study: Study, title: str, metric: str) -> dict[str, Figure]:
 
 
 def _for_any_theme(figure: Figure) -> None:
-    """Take the background away, and make all texts grey: legible in a light and a dark theme."""
+    """Take the background away, and let nothing be white or black: legible in a light and a dark theme."""
     figure.patch.set_alpha(0)
     for axes in figure.axes:
         axes.patch.set_alpha(0)
+        axes.grid(False)
         axes.tick_params(which="both", colors=GREY)
+        axes.spines[:].set_color(GREY)
+        if axes.get_legend():
+            axes.get_legend().remove()  # it names the metric, and nothing else
+    for lines in figure.findobj(LineCollection):
+        lines.set_cmap("cool")
     for text in figure.findobj(Text):
         text.set_color(GREY)
