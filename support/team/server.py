@@ -61,6 +61,7 @@ def open(postgres_uri: str | None = None, artifacts: str | None = None) -> Serve
     """
     remote.no_proxy_for_this_machine()
     remove_leftovers()
+    command, settings = service()
     database = {} if postgres_uri is None else libpq(postgres_uri)
     folder = Path(tempfile.mkdtemp(prefix="team-"))
     (folder / "server").mkdir(mode=0o700)  # PostgreSQL makes a folder of its own, and opens the one above
@@ -69,7 +70,6 @@ def open(postgres_uri: str | None = None, artifacts: str | None = None) -> Serve
     port = launch.free_port()
     url = f"http://127.0.0.1:{port}"
     admin = member(url, "admin", os.environ.get("MLFLOW_AUTH_ADMIN_PASSWORD"))
-    command, settings = service()
     settings |= database | {
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_PORT": str(port),
@@ -117,6 +117,8 @@ def remove_leftovers() -> None:
 
 def service() -> tuple[list[str], dict[str, str]]:
     """Return the command and settings of MLflow's server in deploy/compose.yaml, less those of its place."""
+    if not COMPOSE.exists():
+        raise TeamError("A team's server needs deploy/, which only the project's folder has: clone it, and work there.")
     compose = yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))
     program, *arguments = compose["services"]["mlflow"]["command"]
     settings = compose["services"]["mlflow"]["environment"]

@@ -36,13 +36,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "seeds": ["train_with_seeds"],
         "store": ["StoreError", "connect", "set_experiment"],
-        "training_run": [
-            "checkpoint_of",
-            "ensure_run",
-            "load_tagger",
-            "start_run",
-            "train_and_log",
-            "train_in",
-        ],
+        "training_run": ["checkpoint_of", "ensure_run", "load_tagger", "start_run", "train_and_log", "train_in"],
     },
 )

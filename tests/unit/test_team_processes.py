@@ -55,3 +55,10 @@ def test_what_a_double_kill_left_is_removed_and_what_lives_or_is_unknown_stays(t
     lease.write_private(only_lease(foreign), {"process": "another-machine b 1 1", "until": None})
     server.remove_leftovers()
     assert {path for path in tmp_path.iterdir() if path.name.startswith("team-")} == {lives, unknown, foreign}
+
+
+def test_without_the_projects_folder_it_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(server, "COMPOSE", tmp_path / "deploy" / "compose.yaml")
+    monkeypatch.setattr(server, "remove_leftovers", lambda: None)
+    with pytest.raises(server.TeamError, match="needs deploy/, which only the project's folder has"):
+        server.open()
