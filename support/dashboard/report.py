@@ -63,7 +63,7 @@ def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | Non
     left_out = f" {len(params) - MAX_PARAMS} more params differ, and are left out." if len(params) > MAX_PARAMS else ""
     chosen_by = "val_f1" if "val_f1" in best.data.metrics else "f1"
     parts = [
-        f"<p>{len(ranked)} finished run(s), best first. The best has {chosen_by} {with_interval(best, chosen_by)}. "
+        f"<p>Finished runs, best first: {len(ranked)}. The best has {chosen_by} {with_interval(best, chosen_by)}. "
         f"In brackets: 95 % intervals, of runs that keep their predictions.{left_out}</p>",
         table.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
     ]

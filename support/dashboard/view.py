@@ -113,7 +113,7 @@ class Dashboard(AbstractContextManager):
         for path in [lease.own(leases), *(lease.living(leases) if everyone else [])]:
             path.unlink(missing_ok=True)
         if left := launch.wait_for_end(self._folder, state):
-            print(f"Still open for {left} other notebook(s); close(everyone=True) ends it for them too.")
+            print(f"Still open for other notebooks: {left}. close(everyone=True) ends it for them too.")
 
 
 def open(

@@ -90,7 +90,7 @@ def _synced_to_a_second_store() -> str | None:
         return "There is no run in the experiment `trips`: run the notebook's cell that logs one."
     there = {run.data.tags.get(ORIGIN, run.info.run_id) for run in _in_the_second_store()}
     missing = [run for run in here if run.data.tags.get(ORIGIN, run.info.run_id) not in there]
-    return f"{len(missing)} run(s) of `trips` are not in the store `second` of the stores folder." if missing else None
+    return f"Runs of `trips` that are not in the store `second`: {len(missing)}." if missing else None
 
 
 @exercise("06b")

@@ -86,7 +86,7 @@ def _filtered() -> str | None:
         return (
             "There is no run with an F1 over 0.6 and a learning rate under 0.001 yet: train one, as notebook 01 does."
         )
-    return None if tagged == wanted else f"{len(wanted ^ tagged)} run(s) have the tag wrongly, or lack it."
+    return None if tagged == wanted else f"Runs that have the tag wrongly, or lack it: {len(wanted ^ tagged)}."
 
 
 @exercise("02c")

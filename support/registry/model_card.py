@@ -63,7 +63,7 @@ TEXTS = f"""\
 - A text may have {LONGEST_TEXT:,} characters; a request {LONGEST_REQUEST:,}, in {MOST_TEXTS:,} texts.
 """
 CLASSES = """\
-- Never right on the test split: {never}.
+- Classes that are never right on the test split: {never}.
 - {few} of the {classes} classes have fewer than {few_examples} test examples: their figures say little.
 """
 
@@ -120,7 +120,7 @@ def _by_class(run: Run) -> tuple[str, str]:
     pairs = [np.quantile(figures_of(kept, "f1", drawn, [column]), ENDS) for column in range(len(names))]
     with_ends = [f"{value:.3f} ({low:.2f} to {high:.2f})" for value, (low, high) in zip(f1, pairs, strict=True)]
     rows = zip(names, precision, recall, with_ends, map(int, size), strict=True)
-    never = ", ".join(_cell(name) for name, value in zip(names, f1, strict=True) if not value) or "none of the classes"
+    never = ", ".join(_cell(name) for name, value in zip(names, f1, strict=True) if not value) or "none"
     limits = CLASSES.format(never=never, few=sum(size < FEW), classes=len(names), few_examples=FEW)
     table = _table(["class", "precision", "recall", "F1", "test examples"], rows)
     return limits, f"\n## Quality by class\n\n{table}\n"

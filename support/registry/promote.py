@@ -100,7 +100,7 @@ def promote(
         MlflowClient().set_registered_model_tag(name, tag, str(looks + 1))
         MlflowClient().set_registered_model_alias(name, ALIAS, version)
         known = [f"{each} {with_interval(run, each)}" for each in (f"val_{metric}", metric) if each in run.data.metrics]
-        print(f"Version {version} of {name} is the champion: {', '.join(known)}.")
+        print(f"Version {version} of {name} is the champion:\n{', '.join(known)}.")
     return champion(name)
 
 

@@ -51,8 +51,8 @@ def delete_runs(
     _refuse_registered(runs)
     if confirmed:
         _all_or_none(runs, MlflowClient().delete_run, MlflowClient().restore_run)
-    done = "in the trash now; restore_runs brings them back" if confirmed else "to delete, with confirmed=True"
-    print(f"{len(runs)} runs {done}.")
+    done = "Now in the trash, where restore_runs finds them" if confirmed else "To delete, with confirmed=True"
+    print(f"{done}: {_counted(runs)}.")
     return _table(runs, metric)
 
 
@@ -66,7 +66,7 @@ def restore_runs(run_ids: list[str]) -> None:
             raise CleanupError(f"Run {run_id} is not in this store, nor in its trash.") from error
     deleted = [run for run in runs if run.info.lifecycle_stage == "deleted"]
     _all_or_none(deleted, MlflowClient().restore_run, MlflowClient().delete_run)
-    print(f"{len(deleted)} runs are restored.")
+    print(f"Restored: {_counted(deleted)}.")
 
 
 def empty_trash(confirmed: bool = False) -> pd.DataFrame:
@@ -103,9 +103,9 @@ def empty_trash(confirmed: bool = False) -> pd.DataFrame:
             if path.stem in gone:
                 path.unlink()
     names = [found.name for found in experiments if found.lifecycle_stage == "deleted"]
-    more = f" and {len(names)} experiments ({', '.join(names[:NAMED])})" if names else ""
-    done = "deleted for good" if confirmed else "in the trash, to delete for good with confirmed=True"
-    print(f"{len(runs)} runs{more} {done}.")
+    more = f", and experiments: {', '.join(names[:NAMED])}" if names else ""
+    done = "Deleted for good" if confirmed else "In the trash, to delete for good with confirmed=True"
+    print(f"{done}: {_counted(runs)}{more}.")
     return _table(runs, "f1")
 
 
@@ -131,9 +131,13 @@ def _chosen(run_ids, where, all_but_best, experiment: str, metric: str) -> list[
         else:
             ranked.append(run)
     if left_out:
-        print(f"{len(left_out)} runs stay, as they may not be compared: {', '.join(left_out[:NAMED])}.")
+        print(f"{_counted(left_out)} stay, not to be compared: {', '.join(left_out[:NAMED])}.")
     ranked.sort(key=lambda run: (score(run, metric), run.info.start_time), reverse=True)
     return ranked[all_but_best:]
+
+
+def _counted(runs: list) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
 def _listed(run_ids: list[str]) -> list[str]:

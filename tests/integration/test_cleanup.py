@@ -41,7 +41,7 @@ def test_the_plan_shows_and_deletes_nothing(stores, capsys):
     assert sorted(plan.index) == sorted(others)
     assert list(plan.columns) == ["run", "f1", "started"]
     assert plan.f1.to_dict() == dict(zip(others, (0.1, 0.2), strict=True))
-    assert "2 runs to delete, with confirmed=True" in capsys.readouterr().out
+    assert "To delete, with confirmed=True: 2 runs." in capsys.readouterr().out
     assert not any(map(in_trash, [best, *others]))
 
 
@@ -55,7 +55,7 @@ def test_into_the_trash_and_back(stores, capsys):
     assert not any(map(in_trash, [best, *others]))
     delete_runs(where="metrics.f1 < 0.15", confirmed=True)
     assert [in_trash(run_id) for run_id in (best, *others)] == [False, True, False]
-    assert "restore_runs brings them back" in capsys.readouterr().out
+    assert "where restore_runs finds them" in capsys.readouterr().out
 
 
 def test_best_is_chosen_on_validation(stores):
@@ -154,7 +154,7 @@ def test_the_emptied_trash_leaves_nothing(stores, tmp_path, capsys):
     MlflowClient().delete_experiment(set_experiment("another experiment"))
     plan = empty_trash()
     assert sorted(plan.index) == sorted(gone)
-    assert "2 runs and 1 experiments (another experiment) in the trash" in capsys.readouterr().out
+    assert "with confirmed=True: 2 runs, and experiments: another experiment." in capsys.readouterr().out
     assert checkpoint.path.exists()
     empty_trash(confirmed=True)
     left = [line for line in dump(stores / "mlflow.db") if any(name in line for name in (*gone, *models, "another"))]

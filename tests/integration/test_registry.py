@@ -305,7 +305,7 @@ def test_a_version_says_what_it_is(runs, sample_splits) -> None:
         f"| {with_interval(before, 'f1')}",
         "this test split was looked at once",
         "| attention",
-        "Never right on the test split",
+        "never right on the test split",
         "classes have fewer than 10 test examples",
         "A text may have 10,000 characters",
     ):

@@ -90,7 +90,7 @@ def test_the_best_is_the_comparable_run_with_the_best_score(stores):
     with mlflow.start_run(run_name="without data"):
         mlflow.log_metric("f1", 0.99)
     page = report.write("mine").read_text(encoding="utf-8")
-    assert "The best run: good" in page and "1 finished run(s)" in page
+    assert "The best run: good" in page and "Finished runs, best first: 1." in page
     assert mlflow.get_run(best).info.run_name == "good"
 
 

@@ -86,7 +86,7 @@ def test_a_filter_needs_a_run_that_it_finds() -> None:
     with mlflow.start_run(run_name="good"):
         mlflow.log_param("lr", 0.0002)
         mlflow.log_metric("f1", 0.7)
-    assert "1 run(s) have the tag wrongly, or lack it" in said("02b")
+    assert "Runs that have the tag wrongly, or lack it: 1" in said("02b")
 
 
 @pytest.mark.parametrize("number", TEXTS)
