@@ -21,7 +21,7 @@ PICTURES = Path(__file__).resolve().parents[1] / "notebooks" / "img"
 RUNS = {
     "cnn": Params(),
     "cnn-20-epochs": Params(num_epochs=20),
-    "cnn-words": Params(char_level=False, filter_sizes=[1, 2, 3], num_filters=64),
+    "cnn-words": Params(char_level=False, filter_sizes=[1, 2, 3], num_filters=64, lr=1e-3),
     "rules": RuleParams(),
     "tfidf": LinearParams(),
 }
