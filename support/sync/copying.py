@@ -10,9 +10,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mlflow.entities import DatasetInput, LoggedModelOutput, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 
 from support.sync.endpoint import DIGEST, FROM, NOT_COPIED, ORIGIN, CopyError, Endpoint, origin_of
+from support.tracking import remote
 
 OVER = ("FINISHED", "FAILED", "KILLED")
 # A request may hold 1000 metrics, 100 params or 100 tags, and a million bytes: a param has up to 6000
@@ -118,18 +118,9 @@ def _log(target: Endpoint, copy: Run, kind: str, entries: list) -> None:
 
 
 def _log_inputs(target: Endpoint, copy: Run, datasets: list[DatasetInput]) -> None:
-    """Log inputs for one run after the other, and again where another process was faster.
-
-    MLflow (3.17) looks for a dataset and inserts it when there is none: two that do so at once break its UNIQUE
-    constraint. Who tries again finds the dataset.
-    """
-    for attempt in range(3 if datasets else 0):
-        try:
-            with target.lock:
-                return target.client.log_inputs(copy.info.run_id, datasets)
-        except MlflowException:
-            if attempt == 2:
-                raise
+    if datasets:
+        with target.lock:  # one run after the other
+            remote.log_dataset(lambda: target.client.log_inputs(copy.info.run_id, datasets))
 
 
 def _bring_files(source: Endpoint, target: Endpoint, here: str, there: str) -> list[str]:

@@ -35,11 +35,9 @@ class Member:
             yield
         finally:
             mlflow.set_tracking_uri(uri)
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+            for name in before:
+                os.environ.pop(name, None)
+            os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def member(url: str, name: str, password: str | None = None) -> Member:

@@ -29,7 +29,7 @@ from support.data.corpus import LESSON_URL
 from support.data.splits import PARTS, DataError, Splits
 from support.environment import best_device
 from support.models.files import read_json
-from support.tracking import checksums, secrets
+from support.tracking import checksums, remote, secrets
 from support.tracking.runs import DATA, SPLITS, RecordError
 
 ENVIRONMENT, DIFF = "provenance/environment.json", "provenance/uncommitted.diff"
@@ -63,7 +63,7 @@ def log_context(splits: Splits, train: Callable | None = None) -> None:
             name=splits.corpus,
             digest=splits.digest,
         )
-        mlflow.log_input(dataset, context=SPLITS)
+        remote.log_dataset(lambda: mlflow.log_input(dataset, context=SPLITS))
     mlflow.set_tags({"corpus": splits.corpus, "split_seed": splits.seed})
     commit, changes, gaps = code_state()
     if commit:

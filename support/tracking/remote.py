@@ -10,7 +10,7 @@ A server that goes away later is waited for by MLflow itself, which asks again a
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -144,14 +144,25 @@ def start_run(**given) -> ActiveRun:
         return mlflow.start_run(made[0].info.run_id) if made else mlflow.start_run(**given)
 
 
+def log_dataset(log: Callable[[], None]) -> None:
+    """Log a dataset by this call, and again where another process has just logged the same one.
+
+    MLflow (3.17) looks for a dataset and inserts it when there is none: of two that do so at once, one breaks the
+    UNIQUE constraint. Who tries again finds the dataset.
+    """
+    for last in (False, False, True):
+        try:
+            return log()
+        except MlflowException as error:
+            if last or not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                raise
+
+
 @contextmanager
 def _asking_once() -> Iterator[None]:
-    before = os.environ.get(RETRIES)
-    os.environ[RETRIES] = "0"
+    before, os.environ[RETRIES] = os.environ.get(RETRIES), "0"
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[RETRIES]
-        else:
-            os.environ[RETRIES] = before
+        del os.environ[RETRIES]
+        os.environ.update({RETRIES: before} if before else {})

@@ -1,12 +1,15 @@
 """Users, rights and secrets on one real team server: MLflow's authentication app on PostgreSQL."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Barrier
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import mlflow
+import pandas as pd
 import psutil
 import pytest
 import yaml
@@ -18,9 +21,11 @@ from team_processes import PARAMS
 from support import dashboard, team, tracking
 from support.dashboard import report
 from support.dashboard.checks import Secret
+from support.data.splits import Splits
 from support.team import processes, users
 from support.team import server as team_server
 from support.tracking import orphans, runs, store, training_run
+from support.tracking.provenance import log_context
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PostgreSQL's socket is not on Windows.")
 TEXTS = ["transfer learning with bert"]
@@ -261,6 +266,22 @@ def test_two_members_who_make_the_same_experiment_at_once_get_one(members, monke
 
         monkeypatch.setattr(mlflow, "get_experiment_by_name", slow)
         assert tracking.set_experiment("at once") == experiment_id and not answers
+
+
+def test_many_who_train_on_the_same_new_data_at_once_all_record_them(members):
+    ready, table = Barrier(6), pd.DataFrame({"x": [1.5, 2.5]})
+
+    def log(name: str) -> set[str]:
+        with mlflow.start_run(run_name=name, log_system_metrics=False) as run:
+            for part in range(3):
+                ready.wait(60)
+                log_context(Splits(table, table, table, corpus="shared", seed=part, source=f"{part}"))
+        return {each.dataset.digest for each in mlflow.get_run(run.info.run_id).inputs.dataset_inputs}
+
+    with members["ada"].logged_in(), ThreadPoolExecutor(6) as pool:
+        mlflow.set_experiment(EXPERIMENT)
+        [digests] = {frozenset(found) for found in pool.map(log, [f"at once {n}" for n in range(6)])}
+        assert digests
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing():
