@@ -10,6 +10,7 @@ found, tests that need it are skipped and say so; with CI=true they fail, unless
 import hashlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
@@ -32,6 +33,9 @@ ROOT = TESTS.parent
 
 # Before torch is imported: threads that wait by spinning slow down all that runs beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# What a shell runs in the background ignores Ctrl-C, and the tests interrupt trainings.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Read before a test can change them.
 GIVEN_DIR = os.environ.get("LESSON_DATA_DIR")

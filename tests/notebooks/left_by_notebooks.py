@@ -21,7 +21,7 @@ from support.tracking import connect, histories, load_tagger, splits_of, why_lef
 STORES = Path(os.environ["STORES_DIR"]).resolve()  # read before the fixtures give each test its own
 GIVEN_DATA = os.environ.get("LESSON_DATA_DIR")
 TEXT = "Transfer learning with BERT for self-supervised learning"
-ARTIFACTS = {"checksums", "label_encoder.json", "model.pt", "params.json", "performance.json", "tokenizer.json"}
+ARTIFACTS = {"label_encoder.json", "model.pt", "params.json", "performance.json", "tokenizer.json"}
 PLOTS = {"f1_by_tag", "learning_curves", "precision_recall"}
 # The runs of `baselines`, but for a search's trials. Each notebook makes what it needs in an empty store.
 LEFT = {
