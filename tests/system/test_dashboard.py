@@ -77,7 +77,7 @@ def test_others_find_the_same_one_and_it_outlives_who_opened_it(stores, tmp_path
         end(kernels[0])
         time.sleep(1)
         board.check()
-    assert "Still open for 1 other notebook" in capsys.readouterr().out
+    assert "Still open for other notebooks: 1." in capsys.readouterr().out
     dashboard.open().close(everyone=True)
     assert roles(tmp_path) == ["kernel"]
     end(kernels[1])
