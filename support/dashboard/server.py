@@ -21,6 +21,7 @@ from pathlib import Path
 
 import mlflow
 from filelock import FileLock, Timeout
+from flask import jsonify, request
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, RedirectResponse
 
@@ -98,7 +99,6 @@ def refuse_foreign_locations(artifacts: str):
 
     Else whoever reaches the dashboard could write files wherever its owner can.
     """
-    from flask import jsonify, request
     from mlflow.utils.file_utils import local_file_uri_to_path
 
     def resolved(location: str) -> Path:
@@ -118,8 +118,8 @@ def refuse_foreign_locations(artifacts: str):
 
 
 def without_assistant(response):
-    """Return Flask's response as it is; a page with the note that the assistant was seen."""
-    if response.mimetype == "text/html" and response.status_code == 200:
+    """Return Flask's response as it is; MLflow's one page with the note that the assistant was seen."""
+    if request.path == "/" and response.status_code == 200:
         response.direct_passthrough = False  # it is a file's, else
         response.set_data(response.get_data().replace(b"</head>", SEEN, 1))
     return response

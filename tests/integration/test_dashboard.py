@@ -96,6 +96,14 @@ def test_mlflows_assistant_runs_no_commands_and_does_not_open_by_itself(board):
     assert server.SEEN.decode() in page and page.rstrip().endswith("</html>")
 
 
+def test_a_page_that_a_run_has_logged_keeps_its_bytes(board):
+    store.connect(board._folder.parent)
+    page = "<html><head><title>mine</title></head><body>as it is</body></html>"
+    with mlflow.start_run(experiment_id=store.set_experiment("pages")) as run:
+        mlflow.log_text(page, "page.html")
+    assert checks.fetch(f"{board.url}/get-artifact?path=page.html&run_uuid={run.info.run_id}")[1].strip() == page
+
+
 def test_exact_hosts_and_origins_get_in(board):
     secret, port = board._state["secret"], board._state["port"]
     search = f"/{secret}/ajax-api/2.0/mlflow/experiments/search"
