@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,14 +76,12 @@ def rest(folder: Path) -> list[Job]:
     stores, before = folder / "readers", "a reader's own runs"
     own_runs = "import sys; sys.path.append('tests'); import readers_own; readers_own.main()"
     jobs.append(Job(before, [sys.executable, "-c", own_runs], stores))
-    for path in reversed(NOTEBOOKS):
-        name = f"{path.stem}, backwards"
+    passes = [(path, "backwards") for path in reversed(NOTEBOOKS)]
+    promoting = [path for path in NOTEBOOKS if path.stem[:2] in ("05", "07")]  # a champion may stand in their way
+    passes += product(promoting, ("a second time", "a third time"))
+    for path, which in passes:
+        name = f"{path.stem}, {which}"
         jobs.append(Job(name, [*NBVAL, str(path)], stores, {before}, sample=True))
-        before = name
-    for path in [path for path in NOTEBOOKS if path.stem[:2] in ("05", "07")]:  # their champions stand in the way
-        name = f"{path.stem}, a third time"
-        jobs += [Job(f"{path.stem}, a second time", [*NBVAL, str(path)], stores, {before}, sample=True)]
-        jobs += [Job(name, [*NBVAL, str(path)], stores, {jobs[-1].name}, sample=True)]
         before = name
     jobs.append(Job("what was left beside them", [*PYTEST, LOOK.format("readers")], stores, {before}, sample=True))
     for path in NOTEBOOKS:
