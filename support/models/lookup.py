@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PAD = 0
-WINDOWS_A_PIECE = 600
+WINDOWS_A_PIECE = 1_000
 MOST_WINDOWS = 20_000  # of one text at a time: each takes num_filters sums a width
 
 
@@ -97,33 +97,37 @@ class LookupMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tokens: Tensor, table: Tensor, widths: tuple[int, ...]) -> Tensor:
-        widest, num_filters = max(widths), table.shape[2]
+        widest, (_, num_columns, _) = max(widths), table.shape
         reads, width_of, first_column = columns(widths)
         longest = lengths(tokens).tolist()
-        padded = pad(tokens, max(longest, default=0), widest).int()
-        best = table.new_empty(len(tokens), len(widths) * num_filters)
-        winners = torch.empty(len(tokens), len(widths), num_filters, dtype=torch.int64)
+        # Each token's first row, where all columns of all tokens stand below one another.
+        padded = pad(tokens, max(longest, default=0), widest).int() * num_columns
+        rows_of_table, column = table.detach().flatten(0, 1), torch.arange(num_columns, dtype=torch.int32)
+        most = min(max([WINDOWS_A_PIECE, *(length + widest for length in longest[:1])]), MOST_WINDOWS)
+        bags = (torch.arange(0, most * num_columns, num_columns).unsqueeze(1) + first_column).flatten().int()
+        best = table.new_empty(len(tokens), len(widths) * table.shape[2])
+        winners = torch.empty_like(best, dtype=torch.int64)
         start = 0
         while start < len(tokens):
             windows = longest[start] + (widest - 1) // 2 + 1
             stop = start + max(1, WINDOWS_A_PIECE // windows)
             for first in range(0, windows, MOST_WINDOWS):
                 some = min(windows - first, MOST_WINDOWS)
-                piece = padded[start:stop, first : first + some + widest - 1]
-                seen = (piece * table.shape[1]).unfold(1, widest, 1)
-                rows = seen.index_select(2, reads).add_(torch.arange(table.shape[1], dtype=torch.int32))
-                bags = torch.arange(0, rows.numel(), table.shape[1]).unsqueeze(1) + first_column
-                sums = F.embedding_bag(rows.flatten(), table.flatten(0, 1), bags.flatten().int(), mode="sum")
+                seen = padded[start:stop, first : first + some + widest - 1].unfold(1, widest, 1)
+                rows = seen.index_select(2, reads).add_(column)
+                offsets = bags[: len(seen) * some * len(widths)]
+                sums = F.embedding_bag(rows.flatten(), rows_of_table, offsets, mode="sum")
                 # As a channels-last picture of height 1, the pooling that also tells the winners'
                 # positions takes all filters at once: six times faster than sums.max(1).
-                picture = sums.view(len(piece), some, -1).transpose(1, 2).unsqueeze(2)
+                picture = sums.view(len(seen), some, -1).transpose(1, 2).unsqueeze(2)
                 values, positions = (part.flatten(1) for part in F.max_pool2d(picture, (1, some), return_indices=True))
-                higher = values > best[start:stop] if first else torch.ones_like(values, dtype=torch.bool)
-                best[start:stop] = values.where(higher, best[start:stop])
-                won = winners[start:stop].view(len(piece), -1)
-                won[:] = (positions + first).where(higher, won)
+                if first:
+                    higher = values > best[start:stop]
+                    values = values.where(higher, best[start:stop])
+                    positions = positions.add_(first).where(higher, winners[start:stop])
+                best[start:stop], winners[start:stop] = values, positions
             start = stop
-        ctx.save_for_backward(padded, winners, reads, width_of)
+        ctx.save_for_backward(padded, winners.unflatten(1, (len(widths), -1)), reads, width_of)
         ctx.table_shape = table.shape
         return best
 
@@ -132,7 +136,7 @@ class LookupMax(torch.autograd.Function):
         padded, winners, reads, width_of = ctx.saved_tensors
         # What stood where each filter won: (N, columns * num_filters), then its place in the table.
         read = winners.index_select(1, width_of).add_(reads.unsqueeze(1)).flatten(1)
-        places = padded.long().gather(1, read).mul_(read.shape[1]).add_(torch.arange(read.shape[1]))
+        places = padded.long().mul_(ctx.table_shape[2]).gather(1, read).add_(torch.arange(read.shape[1]))
         table_grad = grad.new_zeros(ctx.table_shape)
         grad = grad.view_as(winners).index_select(1, width_of)
         table_grad.view(-1).scatter_add_(0, places.flatten(), grad.flatten())
