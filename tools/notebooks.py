@@ -6,17 +6,19 @@ python tools/notebooks.py address URL   write the project's address on GitHub wh
 """
 
 import argparse
+import asyncio
 import os
 import re
 import sys
 import tempfile
 import time
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
@@ -81,17 +83,18 @@ def stamp(notebook: NotebookNode, file_name: str, url: str) -> None:
     first_code.source = template.replace("PROJECT_URL", url).replace("PROJECT_NAME", name)
 
 
-def execute(notebook: NotebookNode) -> None:
+async def execute(notebook: NotebookNode) -> None:
     """Run all cells in a fresh kernel, in the notebooks' folder. Raise CellExecutionError."""
     client = NotebookClient(
         notebook,
         timeout=CELL_TIMEOUT,
         kernel_name="python3",
+        shutdown_kernel="immediate",  # a graceful end takes two seconds
         coalesce_streams=True,  # one output a stream, and of a progress bar its last state
         resources=NOTEBOOKS_DIR,
         config=Config({"KernelManager": {"transport_encryption": "auto"}}),
     )
-    client.execute()
+    await client.async_execute()
 
 
 def tidy(notebook: NotebookNode) -> None:
@@ -104,37 +107,58 @@ def tidy(notebook: NotebookNode) -> None:
         cell.metadata.pop("execution", None)
 
 
-def run() -> int:
-    """Execute all notebooks into stores/executed; stop at the first that fails, and name its cell."""
+async def run() -> int:
+    """Execute all notebooks into stores/executed; stop at the first that fails.
+
+    The first two make the store and its first run. The others find both, in any order, so they run two at a time.
+    """
     from support import comparison, tracking
     from support.config import stores_dir
 
     target = stores_dir() / "executed"
     target.mkdir(parents=True, exist_ok=True)
-    for path in notebook_paths():
-        print(f"{path.stem:<26}", end="", flush=True)
-        notebook = nbformat.read(path, as_version=4)
-        start, failure = time.monotonic(), None
-        try:
-            execute(notebook)
-        except CellExecutionError as error:
-            failure = error
-        tidy(notebook)
-        nbformat.write(notebook, target / path.name)
-        html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, NOTEBOOKS_DIR)
-        (target / f"{path.stem}.html").write_text(html, encoding="utf-8")
-        if failure:
-            number, cell = failed_cell(notebook)
-            print(f"FAILED in cell {number}: {failure.ename}: {failure.evalue}\n\n{cell.source}\n")
-            print(f"The notebook with its outputs is {target / path.name}")
-            return 1
-        print(f"ok {time.monotonic() - start:6.1f} s", flush=True)
+    paths = notebook_paths()
+    others, failed = iter(paths[2:]), False
+    try:
+        await run_each(paths[:2], target)
+        async with asyncio.TaskGroup() as both:
+            for _ in range(2):
+                both.create_task(run_each(others, target))
+    except* (CellExecutionError, DeadKernelError):
+        failed = True  # run_each has said why
+    if failed:
+        return 1
 
     tracking.connect()
     print(f"\n{comparison.rank()!r}")
     print(f"\nNotebooks with outputs, and HTML: {target}\nRuns and artifacts: {stores_dir()}")
     print("Open the notebooks yourself: make lab")
     return 0
+
+
+async def run_each(paths: Iterable[Path], target: Path) -> None:
+    """Execute notebooks one after the other, into `target`. Name the cell that fails, and raise CellExecutionError."""
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        start, failure = time.monotonic(), None
+        try:
+            await execute(notebook)
+        except CellExecutionError as error:
+            failure = error
+        except DeadKernelError:  # it has crashed, or the other of two has failed
+            print(f"{path.stem} stopped: its kernel has ended.")
+            raise
+        seconds = time.monotonic() - start
+        tidy(notebook)
+        nbformat.write(notebook, target / path.name)
+        html, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, NOTEBOOKS_DIR)
+        (target / f"{path.stem}.html").write_text(html, encoding="utf-8")
+        if failure:
+            number, cell = failed_cell(notebook)
+            print(f"{path.stem} FAILED in cell {number}: {failure.ename}: {failure.evalue}\n\n{cell.source}\n")
+            print(f"The notebook with its outputs is {target / path.name}")
+            raise failure
+        print(f"{path.stem:<26}ok {seconds:6.1f} s", flush=True)
 
 
 def failed_cell(notebook: NotebookNode) -> tuple[int, NotebookNode]:
@@ -145,7 +169,7 @@ def failed_cell(notebook: NotebookNode) -> tuple[int, NotebookNode]:
     raise LookupError("No cell ended in an error.")
 
 
-def refresh() -> int:
+async def refresh() -> int:
     """Write the notebooks again: stamped, executed in order on the lesson's corpus, tidied."""
     with tempfile.TemporaryDirectory() as stores:
         os.environ["STORES_DIR"] = stores
@@ -155,7 +179,7 @@ def refresh() -> int:
             print(path.stem, flush=True)
             notebook = nbformat.read(path, as_version=4)
             stamp(notebook, path.name, project_url())
-            execute(notebook)
+            await execute(notebook)
             tidy(notebook)
             refuse_private(path.name, notebook, [stores, str(ROOT), str(Path.home())])
             content = SECRET_PATH.sub(r"\1/...", nbformat.writes(notebook))
@@ -173,9 +197,12 @@ def refuse_private(name: str, notebook: NotebookNode, paths: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"run": run, "refresh": refresh, "address": set_address}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=commands)
-    parser.add_argument("url", nargs="*", help="for `address`: the project's page on GitHub")
+    commands = parser.add_subparsers(required=True)
+    commands.add_parser("run").set_defaults(call=lambda _: asyncio.run(run()))
+    commands.add_parser("refresh").set_defaults(call=lambda _: asyncio.run(refresh()))
+    address = commands.add_parser("address")
+    address.add_argument("url")
+    address.set_defaults(call=lambda arguments: set_address(arguments.url))
     arguments = parser.parse_args()
-    sys.exit(commands[arguments.command](*arguments.url))
+    sys.exit(arguments.call(arguments))
