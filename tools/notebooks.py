@@ -107,23 +107,15 @@ def tidy(notebook: NotebookNode) -> None:
         cell.metadata.pop("execution", None)
 
 
-async def run() -> int:
-    """Execute all notebooks into stores/executed; stop at the first that fails.
-
-    The first two make the store and its first run. The others find both, in any order, so they run two at a time.
-    """
+def run() -> int:
+    """Execute all notebooks into stores/executed, and show the table of runs; stop at the first that fails."""
     from support import comparison, tracking
     from support.config import stores_dir
 
-    target = stores_dir() / "executed"
+    target, failed = stores_dir() / "executed", False
     target.mkdir(parents=True, exist_ok=True)
-    paths = notebook_paths()
-    others, failed = iter(paths[2:]), False
     try:
-        await run_each(paths[:2], target)
-        async with asyncio.TaskGroup() as both:
-            for _ in range(2):
-                both.create_task(run_each(others, target))
+        asyncio.run(run_all(target))
     except* (CellExecutionError, DeadKernelError):
         failed = True  # run_each has said why
     if failed:
@@ -134,6 +126,19 @@ async def run() -> int:
     print(f"\nNotebooks with outputs, and HTML: {target}\nRuns and artifacts: {stores_dir()}")
     print("Open the notebooks yourself: make lab")
     return 0
+
+
+async def run_all(target: Path) -> None:
+    """Execute the first two notebooks, which make the store and its first run, and then two at a time.
+
+    The others find both there, and none needs another of them.
+    """
+    paths = notebook_paths()
+    await run_each(paths[:2], target)
+    others = iter(paths[2:])
+    async with asyncio.TaskGroup() as both:
+        for _ in range(2):
+            both.create_task(run_each(others, target))
 
 
 async def run_each(paths: Iterable[Path], target: Path) -> None:
@@ -199,7 +204,7 @@ def refuse_private(name: str, notebook: NotebookNode, paths: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    commands.add_parser("run").set_defaults(call=lambda _: asyncio.run(run()))
+    commands.add_parser("run").set_defaults(call=lambda _: run())
     commands.add_parser("refresh").set_defaults(call=lambda _: asyncio.run(refresh()))
     address = commands.add_parser("address")
     address.add_argument("url")

@@ -424,6 +424,22 @@ def test_the_same_params_give_the_same_to_the_last_digit(sample_splits, char_lev
     assert other.history != first.history
 
 
+def test_the_optimizer_moves_the_weights_as_adam_does():
+    """It gets them in the order of the memory: two trainers of one model, and one with plain Adam, agree to the bit."""
+    torch.manual_seed(3)
+    trainer, plain, examples = some_trainer(), some_trainer(), some_examples(30)
+    plain.model.load_state_dict(trainer.model.state_dict())
+    plain.optimizer = torch.optim.Adam(plain.model.parameters(), lr=plain.params.lr, fused=True)
+    trainer = Trainer(trainer.model, trainer.loss_fn, trainer.params)  # as a reader does who runs a cell again
+    losses = []
+    for each in (trainer, plain):
+        torch.manual_seed(4)
+        losses.append([each.train_step(examples) for _ in range(3)])
+    assert losses[0] == losses[1] and losses[0][0] != losses[0][2]
+    for ours, adams in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(ours, adams)
+
+
 def test_an_interrupt_passes_through(sample_splits):
     def interrupt(epoch, metrics):
         raise KeyboardInterrupt
