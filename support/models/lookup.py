@@ -100,8 +100,8 @@ class LookupMax(torch.autograd.Function):
         widest, (_, num_columns, _) = max(widths), table.shape
         reads, width_of, first_column = columns(widths)
         longest = lengths(tokens).tolist()
-        # Each token's first row, where all columns of all tokens stand below one another.
-        padded = pad(tokens, max(longest, default=0), widest).int() * num_columns
+        padded = pad(tokens, max(longest, default=0), widest).int()
+        first_row = padded * num_columns  # of each token, where all columns of all tokens stand below one another
         rows_of_table, column = table.detach().flatten(0, 1), torch.arange(num_columns, dtype=torch.int32)
         most = min(max([WINDOWS_A_PIECE, *(length + widest for length in longest[:1])]), MOST_WINDOWS)
         bags = (torch.arange(0, most * num_columns, num_columns).unsqueeze(1) + first_column).flatten().int()
@@ -113,7 +113,7 @@ class LookupMax(torch.autograd.Function):
             stop = start + max(1, WINDOWS_A_PIECE // windows)
             for first in range(0, windows, MOST_WINDOWS):
                 some = min(windows - first, MOST_WINDOWS)
-                seen = padded[start:stop, first : first + some + widest - 1].unfold(1, widest, 1)
+                seen = first_row[start:stop, first : first + some + widest - 1].unfold(1, widest, 1)
                 rows = seen.index_select(2, reads).add_(column)
                 offsets = bags[: len(seen) * some * len(widths)]
                 sums = F.embedding_bag(rows.flatten(), rows_of_table, offsets, mode="sum")
@@ -134,10 +134,9 @@ class LookupMax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[None, Tensor, None]:
         padded, winners, reads, width_of = ctx.saved_tensors
-        # What stood where each filter won: (N, columns * num_filters), then its place in the table.
+        # The token that each column of each filter read where the filter won: (N, columns * num_filters).
         read = winners.index_select(1, width_of).add_(reads.unsqueeze(1)).flatten(1)
-        places = padded.long().mul_(ctx.table_shape[2]).gather(1, read).add_(torch.arange(read.shape[1]))
+        seen = padded.long().gather(1, read)
         table_grad = grad.new_zeros(ctx.table_shape)
-        grad = grad.view_as(winners).index_select(1, width_of)
-        table_grad.view(-1).scatter_add_(0, places.flatten(), grad.flatten())
+        table_grad.flatten(1).scatter_add_(0, seen, grad.view_as(winners).index_select(1, width_of).flatten(1))
         return None, table_grad, None
