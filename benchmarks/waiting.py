@@ -12,7 +12,9 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -67,8 +69,10 @@ def page() -> None:
     with TemporaryDirectory() as folder:
         tracking.connect(folder)
         fill(Path(folder) / "mlflow.db", tracking.set_experiment(), RUNS)
-        with dashboard.open() as board, browser.chromium() as driver:
-            for name in ("best F1 first", "all runs, newest first"):
+        with redirect_stdout(StringIO()):
+            board = dashboard.open()
+        with board, browser.chromium() as driver:
+            for name in list(board.links)[:2]:
                 took = []
                 for _ in range(REPEATS):
                     driver.get("about:blank")
@@ -109,7 +113,7 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             tracking.connect(folder)
             start = time.perf_counter()
-            with dashboard.open():
+            with redirect_stdout(StringIO()), dashboard.open():
                 opened.append(time.perf_counter() - start)
     row("`dashboard.open()`", opened)
     page()

@@ -100,6 +100,7 @@ def certificate(folder: Path) -> Path:
 def stores(tmp_path: Path) -> Iterator[Path]:
     """Return an empty stores folder; afterwards, no process that this test started may be left."""
     os.environ[TAG] = str(tmp_path)
+    mlflow.set_tracking_uri(None)  # a module's fixture may be connected to its own
     yield tmp_path / "stores"
     left = wait_for_none(tmp_path)
     for process in left:

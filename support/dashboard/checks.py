@@ -70,20 +70,15 @@ def fetch(
     """
     headers = {"ngrok-skip-browser-warning": "1"}  # passes by the page that ngrok's free plan shows first
     auth = tuple(part.encode() for part in login) if login else None
-    if origin:
-        headers["Origin"] = origin
+    search = {"json": {"max_results": 1}} if origin else {}
+    headers |= {"Origin": origin} if origin else {}
     with requests.Session() as session:
         session.trust_env = urlsplit(url).hostname != "127.0.0.1"
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                answer = session.request(
-                    "POST" if origin else "GET",
-                    url,
-                    json={"max_results": 1} if origin else None,
-                    headers=headers,
-                    auth=auth,
-                    timeout=timeout or TIMEOUT,
-                    allow_redirects=False,
+                ask = session.post if origin else session.get
+                answer = ask(
+                    url, headers=headers, auth=auth, timeout=timeout or TIMEOUT, allow_redirects=False, **search
                 )
                 return answer.status_code, f"{answer.headers.get('ngrok-error-code', '')} {answer.text}"
             except requests.Timeout:

@@ -52,10 +52,11 @@ figcaption, footer {{ color: #777; font-size: .875rem }}
 
 @mpl.rc_context({"text.parse_math": False})  # a $ in the name of a run is no formula
 def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | None = None) -> Path:
-    """Write the report of an experiment into the stores folder and return the file's path.
+    """Write the report of an experiment into its stores folder, `stores_dir` as in `dashboard.open`; return the path.
 
     Raise NoRunError where the experiment has no comparable run.
     """
+    stores_dir = stores_dir or store.connected_folder()
     store.connect(stores_dir)
     ranked = runs.best_runs(experiment, "f1", max_results=MAX_RUNS)
     best, params = ranked[0], runs.differing_params(ranked)

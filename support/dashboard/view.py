@@ -129,6 +129,8 @@ def open(
 ) -> Dashboard:
     """Open a dashboard on the stores, or find the one that runs, and say which view it is and why.
 
+    The stores are those of `stores_dir`, else those that this process is connected to, else `stores/`.
+
     The view is an ngrok tunnel when there is a token (NGROK_AUTHTOKEN in the environment or in Colab's
     secrets; with `share=True` it asks for one), else the way to a port that Colab, Codespaces, JupyterHub or
     Binder has, else an address that only this machine reaches. Each has a secret in it as Jupyter's has.
@@ -136,7 +138,7 @@ def open(
     `auto_close` is in seconds. `port` must be free when given. `metric` is what the links rank the runs by.
     Raise DashboardError when the server does not start, or another notebook is at it for too long.
     """
-    uri = store.connect(stores_dir)
+    uri = store.connect(stores_dir or store.connected_folder())
     links.save_views(experiment, metric)
     if remote.is_server(uri):
         view = "Your team's server, because MLFLOW_TRACKING_URI names it."

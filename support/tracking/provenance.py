@@ -11,6 +11,7 @@ import inspect
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import warnings
@@ -73,7 +74,8 @@ def log_context(splits: Splits, train: Callable | None = None) -> None:
         splits.save(folder / Path(DATA).name)
         facts = json.dumps(environment(train), indent=2)
         (folder / Path(ENVIRONMENT).name).write_text(facts + "\n", encoding="utf-8")
-        (folder / "pip-freeze.txt").write_text("\n".join(installed()) + "\n", encoding="utf-8")
+        packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+        (folder / "pip-freeze.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
         (folder / Path(DIFF).name).write_text(changes, encoding="utf-8", errors="surrogateescape")
         cells, cell_gaps = executed_cells()
         if cells:
@@ -160,21 +162,14 @@ def code_state() -> tuple[str | None, str, list[str]]:
         why = (getattr(error, "stderr", "") or str(error)).strip().partition("\n")[0]
         return None, "", [f"the code, since git answers: {why}"]
     kept = []
-    for change in diff.split("\ndiff --git ") if diff else []:
+    for change in filter(None, re.split(r"(?m)^(?=diff --git )", diff)):
         added = "\n".join(line[1:] for line in change.splitlines() if line.startswith("+"))
         name = change.partition("\n")[0].rpartition(" b/")[2]
         if found := secrets.finding(added, name):
             gaps.append(f"the changes to {name}, which may hold a secret ({found})")
         else:
             kept.append(change)
-    # Each part but the first has lost what it was split at.
-    whole = "".join(part if part.startswith("diff --git ") else f"diff --git {part}" for part in map(_ended, kept))
-    return commit, whole, gaps
-
-
-def installed() -> list[str]:
-    """Return each installed package as `name==version`, sorted: what `pip freeze` prints."""
-    return sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
+    return commit, "".join(kept), gaps
 
 
 def executed_cells() -> tuple[str, list[str]]:
@@ -221,10 +216,6 @@ def _too_much(name: str) -> str | None:
 
 def _joined(value: object) -> object:
     return " ".join(map(str, value)) if isinstance(value, list) else value
-
-
-def _ended(change: str) -> str:
-    return change if change.endswith("\n") else f"{change}\n"
 
 
 def _git(*arguments: str, given: str = "", **variables: str) -> str:

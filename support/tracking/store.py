@@ -138,6 +138,13 @@ def database_of(uri: str) -> Path | None:
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
+def connected_folder() -> Path | None:
+    """Return the stores folder that this process is connected to; None before `connect`, and for a server."""
+    uri = mlflow.get_tracking_uri()
+    path = database_of(uri) if _connected == [uri] else None
+    return path and path.parent
+
+
 def artifact_location(uri: str) -> str | None:
     """Return where a new experiment keeps its files; None for a server, which decides itself.
 

@@ -342,6 +342,17 @@ def test_a_notebook_that_opens_for_ever_does_not_hold_up_the_others(stores, monk
     assert not lease.living(stores / "dashboard" / "leases")
 
 
+def test_it_opens_on_the_store_that_one_is_connected_to(stand_in, stores, tmp_path):  # noqa: F811
+    stand_in(STATE)
+    uri = store.connect(tmp_path / "mine")
+    dashboard.open()
+    assert lease.living(tmp_path / "mine" / "dashboard" / "leases")
+    assert mlflow.get_tracking_uri() == uri, "the next run would land in another store"
+    store.connect()
+    dashboard.open()
+    assert lease.living(stores / "dashboard" / "leases")
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, dashboard.DashboardError])
 def test_what_stops_an_opening_leaves_no_lease_but_one_from_before(stand_in, stores, monkeypatch, error):  # noqa: F811
     def stop(*_):

@@ -65,6 +65,16 @@ def test_it_is_one_file_that_stands_alone(stores):
     assert "char_level" not in words, "a param that is the same in all runs tells nothing"
 
 
+def test_it_is_of_the_store_that_one_is_connected_to(tmp_path):
+    uri = store.connect(tmp_path / "mine")
+    log("baselines", "bare", 0.4)
+    assert report.write() == tmp_path / "mine" / "report-baselines.html"
+    assert mlflow.get_tracking_uri() == uri, "the next run would land in another store"
+    store.connect()
+    with pytest.raises(runs.NoRunError):
+        report.write()
+
+
 def test_the_f1_stands_with_its_interval(stores, digits):
     log("mine", "bare", 0.4)
     with mlflow.start_run(run_name="sure"):

@@ -71,11 +71,11 @@ def test_no_module_is_long() -> None:
 
 def test_the_whole_does_not_grow() -> None:
     """The aim is 5,800 lines; what is above it has to be earned, and what is won back is taken off here."""
-    assert sum(map(size, FILES)) <= 9_215
+    assert sum(map(size, FILES)) <= 9_210
 
 
 def test_the_lessons_part_does_not_grow() -> None:
     """The aim is 2,600 lines."""
     lesson = [path for path in FILES if part_of(path) in LESSON]
     lesson = [path for path in lesson if path.relative_to(SUPPORT).as_posix() not in BESIDE_THE_LESSON]
-    assert sum(map(size, lesson)) <= 4_053
+    assert sum(map(size, lesson)) <= 4_050
