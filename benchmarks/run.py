@@ -20,7 +20,7 @@ from benchmarks import measures
 from support.data import about, load_projects, split
 from support.environment import best_device
 from support.models import Params
-from support.models.cnn import PER_TOKEN
+from support.models.cnn import TOKENS_A_ROW
 
 RESULTS = Path(__file__).parent / "results"
 BLUE, ORANGE, GREY = "#1f77b4", "#ff7f0e", "#8c8c8c"
@@ -191,7 +191,7 @@ def picture(results: dict, path: Path) -> None:
         steps = [1000 * value[way] for value in times.values()]
         crossover.plot(times.keys(), steps, "o-", color=colour, label=way)
     crossover.legend(frameon=False, loc="center left")
-    choice = PER_TOKEN * 64 * 128 / (55 * 128) ** 0.5  # what CNN.uses_lookup says of these batches
+    choice = 64 * 128 / TOKENS_A_ROW  # what CNN.uses_lookup says of these batches
     crossover.axvline(choice, color=GREY, linestyle="--")
     crossover.set(title="A training step by vocabulary (dashed: the choice)", xlabel="tokens", xscale="log")
     crossover.set(ylabel="milliseconds", ylim=(0, None))

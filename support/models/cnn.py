@@ -6,7 +6,6 @@ Where they cost less, table look-ups take the place of the convolutions, to the 
     logits = model(torch.randint(1, 39, (64, 120)))  # (64, 35)
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -15,9 +14,9 @@ from torch import Tensor, nn
 
 from support.models.lookup import PAD, conv_max, fold, lengths, pad, short_steps
 
-# A table costs a product for each token of the vocabulary, and more where its rows are longer: it leaves the cache.
-# A convolution costs one for each token of the texts. benchmarks/lookup.py measures both. A kept table costs nothing.
-PER_TOKEN, KEPT = 63, 512
+# For a token of the vocabulary a table costs what convolutions cost for two of the texts: benchmarks/lookup.py.
+# A kept table costs nothing.
+TOKENS_A_ROW, KEPT = 2, 512
 
 
 class CNN(nn.Module):
@@ -58,8 +57,8 @@ class CNN(nn.Module):
         return self.fc2(self.dropout(self.fc1(pooled)))
 
     def uses_lookup(self, tokens: Tensor) -> bool:
-        """Return whether look-up tables pay for this batch: on the CPU, where its tokens outnumber the vocabulary."""
-        most = PER_TOKEN * int(tokens.count_nonzero()) / math.sqrt(sum(self.filter_sizes) * self.conv[0].out_channels)
+        """Return whether look-up tables pay for this batch: on the CPU, with twice as many tokens as the vocabulary."""
+        most = int(tokens.count_nonzero()) // TOKENS_A_ROW
         most = most if torch.is_grad_enabled() else max(most, KEPT)
         return tokens.device.type == "cpu" and self.embeddings.num_embeddings <= most
 

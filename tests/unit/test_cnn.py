@@ -184,7 +184,7 @@ def test_small_and_large_vocabularies_equal_plain_layers(vocab_size):
 def test_a_batch_decides_by_its_tokens_and_a_kept_table_by_its_size():
     texts = torch.ones(10, 200, dtype=torch.int64)
     texts[:, 100:] = 0  # padding, which does not count
-    small, large = CNN(750, 3), CNN(751, 3)
+    small, large = CNN(500, 3), CNN(501, 3)
     assert [DECIDES(model, texts) for model in (small, large)] == [True, False]
     with torch.no_grad():
         assert [DECIDES(CNN(size, 3), texts[:1]) for size in (KEPT, KEPT + 1)] == [True, False]
