@@ -1,8 +1,8 @@
 """The tests, in two parts; each shows what it ran, how long it took and what failed.
 
 python tools/test.py fast   unit and integration tests, beside the series of notebooks: twice, in one store
-python tools/test.py rest   the system tests, beside each notebook alone on the sample corpus, and the series
-                            backwards in a store that holds runs of a reader's own
+python tools/test.py rest   the system tests, beside what `make run` does, each notebook alone, and the series
+                            backwards in a store that holds runs of a reader's own: on the sample corpus
 
 nbval passes on cells that did nothing, so each of its stores is looked into afterwards.
 """
@@ -73,6 +73,7 @@ def fast(folder: Path) -> list[Job]:
 def rest(folder: Path) -> list[Job]:
     """Return the jobs that `make test-all` adds."""
     jobs = [Job("system tests", [*PYTEST, *SLOWEST, "tests/system"], folder / "tests")]
+    jobs.append(Job("make run", [sys.executable, "tools/notebooks.py", "run"], folder / "make run", sample=True))
     stores, before = folder / "readers", "a reader's own runs"
     own_runs = "import sys; sys.path.append('tests'); import readers_own; readers_own.main()"
     jobs.append(Job(before, [sys.executable, "-c", own_runs], stores))
