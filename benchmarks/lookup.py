@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from support.models.cnn import CNN, contiguous
+from support.models.cnn import CNN
 
 LESSON, SMALL = (128, 128, range(1, 11)), (64, 64, (3, 4, 5))
 # What they stand for: vocabulary, texts a batch, tokens a text. All with the lesson's layers, then with small ones.
@@ -31,10 +31,10 @@ def one_step(vocabulary: int, tokens: torch.Tensor, layers: tuple) -> tuple[CNN,
     """Return a model and its training step on a batch."""
     embedding_dim, num_filters, widths = layers
     model = CNN(vocabulary, 35, embedding_dim=embedding_dim, num_filters=num_filters, filter_sizes=widths)
-    optimizer, targets = torch.optim.Adam(map(contiguous, model.parameters()), fused=True), torch.ones(len(tokens), 35)
+    optimizer, targets = torch.optim.Adam(model.parameters(), fused=True), torch.ones(len(tokens), 35)
 
     def step() -> None:
-        model.zero_grad()
+        optimizer.zero_grad()
         nn.functional.binary_cross_entropy_with_logits(model(tokens), targets).backward()
         optimizer.step()
 

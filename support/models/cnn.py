@@ -88,14 +88,3 @@ class CNN(nn.Module):
         starts = [(widest - 1) // 2 - (k - 1) // 2 for k in self.filter_sizes]
         pooled = [conv(embedded[:, :, s:]).amax(2) for s, conv in zip(starts, self.conv, strict=True)]
         return torch.cat(pooled, 1)
-
-
-def contiguous(weight: nn.Parameter) -> nn.Parameter:
-    """Return a parameter of the same memory, in the memory's order, that is told the weight's gradient.
-
-    Fused Adam copies what is not contiguous, as the filters are: half of its time.
-    """
-    order = sorted(range(weight.dim()), key=weight.stride, reverse=True)
-    same = nn.Parameter(weight.detach().permute(order))
-    weight.register_post_accumulate_grad_hook(lambda weight: setattr(same, "grad", weight.grad.permute(order)))
-    return same

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from support.data.splits import DataError, Splits
 from support.environment import best_device, let_go
 from support.models.checkpoint import Checkpoint, CheckpointError
-from support.models.cnn import CNN, contiguous
+from support.models.cnn import CNN
 from support.models.encoding import LabelEncoder, Tokenizer
 from support.models.evaluation import best_threshold, get_performance
 from support.models.params import Params
@@ -49,7 +49,7 @@ class Trainer:
         self.model = model
         self.loss_fn = loss_fn
         self.params = params
-        self.optimizer = torch.optim.Adam(map(contiguous, model.parameters()), lr=params.lr, fused=True)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=params.lr, fused=True)
         self.scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(self.optimizer, factor=0.1, patience=5)
         self.history: list[dict[str, float]] = []
         self.best_weights: dict[str, Tensor] = {}
@@ -61,7 +61,7 @@ class Trainer:
         self.model.train()
         total = 0.0
         for tokens, targets in examples.batches(self.params.batch_size, shuffle=True):
-            self.model.zero_grad()
+            self.optimizer.zero_grad()
             loss = self.loss_fn(self.model(tokens), targets)
             loss.backward()
             self.optimizer.step()
