@@ -18,7 +18,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
@@ -116,7 +116,7 @@ def run() -> int:
     target.mkdir(parents=True, exist_ok=True)
     try:
         asyncio.run(run_all(target))
-    except* (CellExecutionError, DeadKernelError):
+    except* (CellExecutionError, CellTimeoutError, DeadKernelError):
         failed = True  # run_each has said why
     if failed:
         return 1
@@ -150,8 +150,12 @@ async def run_each(paths: Iterable[Path], target: Path) -> None:
             await execute(notebook)
         except CellExecutionError as error:
             failure = error
-        except DeadKernelError:  # it has crashed, or the other of two has failed
-            print(f"{path.stem} stopped: its kernel has ended.")
+        except CellTimeoutError as error:
+            print(f"{path.stem} FAILED: {error}")
+            raise
+        except DeadKernelError:
+            stopped = asyncio.current_task().cancelling()
+            print(f"{path.stem} {'stopped, as the other one failed' if stopped else 'FAILED: its kernel died'}")
             raise
         seconds = time.monotonic() - start
         tidy(notebook)

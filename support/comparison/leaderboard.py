@@ -61,8 +61,8 @@ class Leaderboard:
         table[["low", "high"]] = np.array(ends).reshape(-1, 2)
         return table.assign(ties=index.isin(self.ties))
 
-    def __str__(self) -> str:
-        """Say in a sentence or two what is ranked, and what is left out."""
+    def summary(self) -> str:
+        """Return in a sentence or two what is ranked, and what is left out."""
         number = "1 run" if len(self.runs) == 1 else f"{len(self.runs):,} runs"
         order = f"best val_{self.metric} first, or {self.metric} where a run has none"
         tie = "1 run ties" if len(self.ties) == 1 else f"{len(self.ties)} runs tie"
@@ -70,10 +70,10 @@ class Leaderboard:
         return f"{number} on {self.data}, {order}.{chance} {_said(self.left_out)}"
 
     def __repr__(self) -> str:
-        return f"{self}\n\n{self._shown().to_string()}"
+        return f"{self.summary()}\n\n{self._shown().to_string()}"
 
     def _repr_html_(self) -> str:
-        return f"<p>{html.escape(str(self))}</p>{self._shown().to_html()}"
+        return f"<p>{html.escape(self.summary())}</p><div style='white-space: nowrap'>{self._shown().to_html()}</div>"
 
     def plot(self) -> Figure:
         """Return a figure of the metric against training time, with the Pareto front."""

@@ -51,32 +51,32 @@ figcaption, footer {{ color: #777; font-size: .875rem }}
 
 
 @mpl.rc_context({"text.parse_math": False})  # a $ in the name of a run is no formula
-def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | None = None) -> Path:
+def write(experiment: str = runs.EXPERIMENT, stores_dir: str | os.PathLike | None = None, metric: str = "f1") -> Path:
     """Write the report of an experiment into its stores folder, `stores_dir` as in `dashboard.open`; return the path.
 
-    Raise NoRunError where the experiment has no comparable run.
+    The runs are ranked by `metric`, or by `val_<metric>` where they have it. Raise NoRunError where the experiment
+    has no comparable run.
     """
-    stores_dir = stores_dir or store.connected_folder()
-    store.connect(stores_dir)
-    ranked = runs.best_runs(experiment, "f1", max_results=MAX_RUNS)
+    store.connect(stores_dir or store.connected_folder())
+    ranked = runs.best_runs(experiment, metric, max_results=MAX_RUNS)
     best, params = ranked[0], runs.differing_params(ranked)
-    table = table_of(ranked, params[:MAX_PARAMS])
+    table = table_of(ranked, params[:MAX_PARAMS], metric)
     left_out = f" {len(params) - MAX_PARAMS} more params differ, and are left out." if len(params) > MAX_PARAMS else ""
-    chosen_by = "val_f1" if "val_f1" in best.data.metrics else "f1"
+    chosen_by = f"val_{metric}" if f"val_{metric}" in best.data.metrics else metric
     parts = [
-        f"<p>Finished runs, best first: {len(ranked)}. The best has {chosen_by} {with_interval(best, chosen_by)}. "
+        f"<p>Finished runs, best {chosen_by} first: {len(ranked)}. The best has {with_interval(best, chosen_by)}. "
         f"In brackets: 95 % intervals, of runs that keep their predictions.{left_out}</p>",
         table.to_html(index=False, border=0, na_rep="", float_format="{:.4g}".format),
     ]
     if curves := [run for run in ranked if "val_loss" in run.data.metrics][:MAX_CURVES]:
         buffer = io.BytesIO()
-        learning_curves(curves).savefig(buffer, dpi=110)
-        caption = "Validation loss by epoch; the best is the thick line."
+        learning_curves(curves, metric).savefig(buffer, dpi=110)
+        caption = f"Validation loss by epoch. Of the runs that have one, the thick line has the best {chosen_by}: the figure in front of each name."
         parts += ["<h2>Learning curves</h2>", embed(buffer.getvalue(), caption)]
     parts += [f"<h2>The best run: {html.escape(best.info.run_name)}</h2>", *figures(best)]
     made, title = datetime.now(UTC), html.escape(experiment)
     page = PAGE.format(title=title, body="\n".join(parts), made=made, version=mlflow.__version__)
-    path = config.stores_dir(stores_dir) / file_name(experiment)
+    path = config.stores_dir(stores_dir or store.connected_folder()) / file_name(experiment)
     path.parent.mkdir(parents=True, exist_ok=True)  # with a team's server there may be none
     path.write_text(page, encoding="utf-8")
     return path
@@ -89,27 +89,29 @@ def file_name(experiment: str) -> str:
     return f"report-{plain}{digest}.html"
 
 
-def table_of(ranked: list[Run], params: list[str]) -> pd.DataFrame:
-    """Return a row a run: name, start, metrics, and these params."""
-    return pd.DataFrame(
+def table_of(ranked: list[Run], params: list[str], metric: str) -> pd.DataFrame:
+    """Return a row a run: name, start, metrics, and these params. What no run has is left out."""
+    table = pd.DataFrame(
         {
             "run": run.info.run_name,
             "started": datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-            "f1": with_interval(run, "f1"),
+            f"val_{metric}": run.data.metrics.get(f"val_{metric}"),
+            metric: with_interval(run, metric),
             **{name: run.data.metrics.get(name) for name in METRICS},
             **{name: run.data.params.get(name) for name in params},
         }
         for run in ranked
     )
+    return table.dropna(axis=1, how="all")
 
 
-def learning_curves(ranked: list[Run]) -> Figure:
+def learning_curves(ranked: list[Run], metric: str) -> Figure:
     """Return a figure of the validation loss by epoch, the first run's on top."""
     figure, axes = plots.new_figure(9, 4)
     for rank, run in reversed(list(enumerate(ranked))):
         history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val_loss")
         steps, values = [m.step for m in history], [m.value for m in history]
-        label = f"F1 {runs.score(run):.3f}  {run.info.run_name}"
+        label = f"{runs.score(run, metric):.3f}  {run.info.run_name}"
         axes.plot(steps, values, label=label, color=f"C{rank}", linewidth=1 if rank else 2.5)
     axes.set(xlabel="epoch", ylabel="validation loss")
     axes.legend(reverse=True, frameon=False, fontsize="small")

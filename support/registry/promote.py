@@ -112,6 +112,7 @@ def _refuse_unless_better(run: Run, present: ModelVersion, metric: str, accept_t
     best = get_run(present.run_id)
     compared, why = _on_validation(best, run, metric), ""
     if compared is None:
+        print("The higher figure decides: one of the two keeps no predictions of its validation split.")
         better = score(run, metric) > score(best, metric)
     elif compared.tie:
         better = accept_tie and _is_cheaper(run, best)

@@ -150,7 +150,7 @@ def _curve(log: NewMetrics, num_epochs: int | None, metric: str) -> tuple[Callab
             return
         losses = [metrics.get(VAL_LOSS, math.inf) for metrics in history]
         best_epoch = losses.index(min(losses)) + 1 if math.isfinite(min(losses)) else None
-        early = "stopped early at" if num_epochs and len(history) < num_epochs else "epoch"
+        early = "stopped at" if num_epochs and len(history) < num_epochs else "epoch"
         best_one = f", best {best_epoch}" if best_epoch else ""
         draw(f"{run.info.run_name}: {early} {len(history)}{best_one}", best_epoch)
 

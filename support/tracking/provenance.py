@@ -39,7 +39,7 @@ LIBRARIES = ("mlflow", "torch", "numpy", "pandas", "scikit-learn")
 LARGEST = 500_000  # bytes of a file that still counts as code
 MOST_FILES = 1_000  # new files that still count as changes to the code
 # As git writes a diff unless its configuration says something else.
-PLAIN = ("--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+PLAIN = ("-U3", "--no-renames", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY")  # of another checkout, in a hook say
 LEFT_OUT = "# This cell is left out: it may hold a secret ({})."
 
@@ -76,7 +76,7 @@ def log_context(splits: Splits, train: Callable | None = None) -> None:
         (folder / Path(ENVIRONMENT).name).write_text(facts + "\n", encoding="utf-8")
         packages = sorted({f"{d.metadata['Name']}=={d.version}" for d in distributions()}, key=str.lower)
         (folder / "pip-freeze.txt").write_text("\n".join(packages) + "\n", encoding="utf-8")
-        (folder / Path(DIFF).name).write_text(changes, encoding="utf-8", errors="surrogateescape")
+        (folder / Path(DIFF).name).write_text(changes, "utf-8", "surrogateescape", newline="")
         cells, cell_gaps = executed_cells()
         if cells:
             (folder / "notebook.ipynb").write_text(cells, encoding="utf-8")
@@ -132,7 +132,7 @@ def code_digest(folder: Path) -> str:
 def code_state() -> tuple[str | None, str, list[str]]:
     """Return the project's git commit, the diff to it, and what is missing in the diff, in words.
 
-    New files are included, notebooks are not, since they hold outputs, and neither are large files and those
+    New files are included, notebooks are not, since they hold outputs, and neither are large or binary files and those
     that may hold a secret. Outside a checkout there is neither commit nor diff.
     """
     if not any((place / ".git").exists() for place in (PROJECT_DIR, *PROJECT_DIR.parents)):
@@ -159,13 +159,16 @@ def code_state() -> tuple[str | None, str, list[str]]:
                 _git("--literal-pathspecs", "add", "-A", *from_list, given="\0".join(chosen), **aside)
             diff = _git("diff", "--cached", *PLAIN, "HEAD", **aside)
     except (OSError, subprocess.CalledProcessError) as error:
-        why = (getattr(error, "stderr", "") or str(error)).strip().partition("\n")[0]
+        why = (getattr(error, "stderr", b"").decode(errors="replace") or str(error)).strip().partition("\n")[0]
         return None, "", [f"the code, since git answers: {why}"]
     kept = []
     for change in filter(None, re.split(r"(?m)^(?=diff --git )", diff)):
-        added = "\n".join(line[1:] for line in change.splitlines() if line.startswith("+"))
-        name = change.partition("\n")[0].rpartition(" b/")[2]
-        if found := secrets.finding(added, name):
+        lines = change.split("\n")  # not splitlines(), for which more than \n ends a line
+        added = "\n".join(line[1:] for line in lines if line.startswith("+"))
+        name = lines[0].rpartition(" b/")[2]
+        if any(line.startswith("Binary files ") for line in lines):
+            gaps += [f"the changes to {name}, which git takes for no text"] * name.endswith(".py")
+        elif found := secrets.finding(added, name):
             gaps.append(f"the changes to {name}, which may hold a secret ({found})")
         else:
             kept.append(change)
@@ -220,15 +223,14 @@ def _joined(value: object) -> object:
 
 def _git(*arguments: str, given: str = "", **variables: str) -> str:
     """Return what git prints for the project. Raise CalledProcessError where it refuses."""
-    return subprocess.run(
-        ["git", "-C", str(PROJECT_DIR), *arguments],
-        input=given,
+    answer = subprocess.run(
+        ["git", "-c", "core.quotePath=false", "-C", str(PROJECT_DIR), *arguments],
+        input=given.encode("utf-8", "surrogateescape"),
         capture_output=True,
-        encoding="utf-8",
-        errors="surrogateescape",
         check=True,
         env={name: value for name, value in os.environ.items() if name not in ELSEWHERE} | variables,
-    ).stdout
+    )
+    return answer.stdout.decode("utf-8", "surrogateescape")  # as text it would lose each \r
 
 
 def splits_of(run: Run) -> Splits:

@@ -7,6 +7,7 @@ params_of(run), histories(run.info.run_id)
 import ast
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -37,6 +38,7 @@ ENDED = {"RUNNING": "unfinished", "SCHEDULED": "unfinished", "FAILED": "failed",
 SPLITS = "training, validation and test"  # the context by which `log_context` marks the splits
 ORIGIN = "support.sync.origin"  # the tag with the run that this one goes on from, or is the copy of
 NO_DATA, OTHER_DATA = "without a recorded dataset", "on other data"
+LOWER_IS_BETTER = re.compile(r"(^|_)(loss|error|mae|mse|rmse|mape|perplexity)$")
 
 
 class NoRunError(LookupError):
@@ -53,6 +55,11 @@ def why_left_out(run: Run, metric: str = "f1", digest: str | None = None) -> str
     It must be finished, have the metric as a finite number, and a dataset among its inputs: with `digest`,
     that of the splits. Whatever ranks, chooses or keeps runs asks here.
     """
+    if LOWER_IS_BETTER.search(metric) and not metric.startswith("neg_"):
+        raise ValueError(
+            f"Runs are ranked highest first, and of {metric} lower is better. Log it negated as well, as "
+            f"neg_{metric} and val_neg_{metric}, and rank by metric='neg_{metric}'."
+        )
     if run.info.status != "FINISHED":
         return ENDED[run.info.status]
     figures = [run.data.metrics.get(name) for name in (metric, f"val_{metric}")]
@@ -113,7 +120,8 @@ def best_runs(
         where = f" on the data of these splits ({splits.corpus}, seed {splits.seed})" if splits else ""
         raise NoRunError(
             f"The experiment {experiment!r} has no finished run with the metric {metric!r}{where}. "
-            "Train one first: tracking.train_and_log(params, splits), as notebook 01_tracked_training does."
+            "Name another one with metric=, or train one first: tracking.train_and_log(params, splits), as notebook "
+            "01_tracked_training does."
         )
     return list(best.values())
 

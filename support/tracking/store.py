@@ -142,7 +142,7 @@ def connected_folder() -> Path | None:
     """Return the stores folder that this process is connected to; None before `connect`, and for a server."""
     uri = mlflow.get_tracking_uri()
     path = database_of(uri) if _connected == [uri] else None
-    return path and path.parent
+    return path.parent if path and path.name == "mlflow.db" else None
 
 
 def artifact_location(uri: str) -> str | None:

@@ -56,7 +56,7 @@ def test_the_validation_figure_decides_and_the_test_figure_stands_beside_it(add)
     assert list(board.table.f1) == [0.7, 0.6, 0.9]
     assert list(board.table.val_f1.fillna(0)) == [0.8, 0, 0.5]
     assert board.left_out == {}
-    assert str(board).startswith("3 runs on the data 'flats' (data 1), best val_f1 first")
+    assert board.summary().startswith("3 runs on the data 'flats' (data 1), best val_f1 first")
 
 
 def test_of_two_with_the_same_score_the_later_one_comes_first_as_in_best_run(add) -> None:
@@ -103,7 +103,7 @@ def test_a_run_that_does_not_compare_is_left_out_and_counted(add, how: dict, rea
     board = rank()
     assert list(board.table.run) == ["ranked"]
     assert board.left_out == {reason: 2}
-    assert str(board).endswith(f"Left out: 2 {reason}.")
+    assert board.summary().endswith(f"Left out: 2 {reason}.")
 
 
 def test_the_data_are_those_of_the_splits_or_else_of_the_best_run(add, digits: Splits) -> None:
@@ -241,7 +241,7 @@ def test_intervals_stand_beside_the_figures_and_ties_with_the_first_are_marked(a
     assert list(board.table.index) == ids
     assert board.ties == [ids[1]] and list(board.table.ties) == [False, True, False]
     assert ((board.table.low < board.table.accuracy) & (board.table.accuracy < board.table.high)).all()
-    assert "1 run ties with the first" in str(board)
+    assert "1 run ties with the first" in board.summary()
     assert f"{board.table.accuracy.iloc[0]:.3f} ({board.table.low.iloc[0]:.2f} to" in repr(board)
     assert "2 ≈" in board._repr_html_()
 

@@ -62,6 +62,20 @@ def test_one_that_fails_is_named_and_ends_the_other(
     assert notebooks.run() == 1
     said = capsys.readouterr().out
     assert "03 FAILED in cell 1: ZeroDivisionError: division by zero" in said
-    assert "04" not in said
+    assert "02 stopped, as the other one failed" in said and "04" not in said
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "kernel").read_text()), 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("import os; os._exit(3)", "FAILED: its kernel died"), ("import time; time.sleep(60)", "timed out")],
+)
+def test_whatever_ends_a_notebook_its_name_is_said(
+    tmp_path: Path, source: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    write(monkeypatch, tmp_path, ["1", source])
+    monkeypatch.setattr(notebooks, "CELL_TIMEOUT", 2)
+    assert notebooks.run() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("01 FAILED") and said in lines[1]

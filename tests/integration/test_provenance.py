@@ -147,6 +147,31 @@ def test_the_diff_holds_changes_and_new_files_and_applies(checkout) -> None:
     assert (project / "new file ü.py").exists() and not (project / "gone.py").exists()
 
 
+def test_ends_of_lines_and_binary_files_leave_the_diff_as_it_applies(checkout) -> None:
+    project = checkout.folder
+    checkout("config", "diff.context", "0")
+    (project / "windows.py").write_bytes(b"one\r\ntwo\r\nthree\r\n")
+    checkout("add", "windows.py")
+    checkout("commit", "-qm", "ends")
+    now = b"one\r\ntwo and a half \r\nthree\r\n"
+    (project / "windows.py").write_bytes(now)
+    (project / "picture.png").write_bytes(b"\x89PNG\0\0")
+    (project / "kept.py").write_text("one\nthree\n")
+    _, changes, gaps = provenance.code_state()
+    assert gaps == [] and "picture" not in changes
+    (project.parent / "changes.diff").write_text(changes, newline="")
+    checkout("stash", "-qu")
+    checkout("apply", "../changes.diff")
+    assert (project / "windows.py").read_bytes() == now and (project / "kept.py").read_text() == "one\nthree\n"
+
+
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x0c", "\x85", "\u2028"])
+def test_a_secret_behind_what_may_end_a_line_is_found(checkout, end) -> None:
+    (checkout.folder / "kept.py").write_text(f'x = 1 {end}password = "{SECRET}"\n', newline="")
+    _, changes, gaps = provenance.code_state()
+    assert SECRET not in changes and "kept.py, which may hold a secret" in gaps[0]
+
+
 def test_a_file_with_a_secret_is_left_out_whole_and_named(checkout) -> None:
     project = checkout.folder
     (project / "kept.py").write_text(f'one\ntoken = "{SECRET}"\n')

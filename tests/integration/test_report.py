@@ -61,7 +61,7 @@ def test_it_is_one_file_that_stands_alone(stores):
     assert "url(" not in path.read_text() and path.stat().st_size < 1_000_000
     assert parts.tags.count("tr") == 5
     words = " ".join(parts.words)
-    assert "The best has f1 0.650" in words and "num_filters" in words
+    assert "best f1 first: 4. The best has 0.650" in words and "num_filters" in words
     assert "char_level" not in words, "a param that is the same in all runs tells nothing"
 
 
@@ -73,6 +73,30 @@ def test_it_is_of_the_store_that_one_is_connected_to(tmp_path):
     store.connect()
     with pytest.raises(runs.NoRunError):
         report.write()
+
+
+def test_it_ranks_by_the_metric_that_is_named(stores):
+    store.set_experiment("digits")
+    for name, accuracy, val_accuracy in (("first", 0.8, 0.9), ("second", 0.85, 0.7)):
+        with mlflow.start_run(run_name=name):
+            mlflow.log_input(mlflow.data.from_numpy(np.zeros(1)), "training")
+            mlflow.log_metrics({"accuracy": accuracy, "val_accuracy": val_accuracy})
+    with pytest.raises(runs.NoRunError, match=r"metric 'f1'.* Name another one with metric="):
+        report.write("digits")
+    page = report.write("digits", metric="accuracy").read_text(encoding="utf-8")
+    words = " ".join(Parts(page).words)
+    assert "best val_accuracy first: 2. The best has 0.900" in words and "precision" not in words
+    assert words.index("first") < words.index("second")
+
+
+def test_with_a_server_in_the_environment_no_other_stores_report_is_overwritten(tmp_path, monkeypatch):
+    store.connect(tmp_path / "two")
+    log("baselines", "of two", 0.4)
+    store.connect(tmp_path / "one")
+    log("baselines", "of one", 0.4)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/two/mlflow.db")
+    path = report.write()
+    assert path == tmp_path / "two" / "report-baselines.html" and "of two" in path.read_text()
 
 
 def test_the_f1_stands_with_its_interval(stores, digits):
@@ -100,7 +124,7 @@ def test_the_best_is_the_comparable_run_with_the_best_score(stores):
     with mlflow.start_run(run_name="without data"):
         mlflow.log_metric("f1", 0.99)
     page = report.write("mine").read_text(encoding="utf-8")
-    assert "The best run: good" in page and "Finished runs, best first: 1." in page
+    assert "The best run: good" in page and "Finished runs, best f1 first: 1." in page
     assert mlflow.get_run(best).info.run_name == "good"
 
 
@@ -110,7 +134,7 @@ def test_another_kind_of_model_has_no_curve_and_params_of_its_own(stores):
     ranked = runs.best_runs()
     assert ranked[0].info.run_id == best
     assert differing_params(ranked) == ["lr", "num_filters"], "C has one value only"
-    table = report.table_of(ranked, ["lr"])
+    table = report.table_of(ranked, ["lr"], "f1")
     assert list(table.run) == ["tfidf", "cnn", "cnn"] and list(table.lr.isna()) == [True, False, False]
     parts = Parts(report.write().read_text(encoding="utf-8"))
     assert "tfidf" in parts.words and parts.tags.count("img") == 1
@@ -123,7 +147,7 @@ def test_any_name_of_a_run_param_or_experiment_is_text_and_no_formula(stores):
         log("実験", run_name, params={"kind: a/b": value, "rate": "inf" if value == "_b" else 1}, curve=True)
     words = Parts(report.write("実験").read_text(encoding="utf-8")).words
     assert name in words and "_hidden" in words
-    curves = report.learning_curves(runs.best_runs("実験"))
+    curves = report.learning_curves(runs.best_runs("実験"), "f1")
     assert sorted(text.get_text().split("  ")[1] for text in curves.axes[0].get_legend().get_texts()) == sorted(
         ["_hidden", name]
     )

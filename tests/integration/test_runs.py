@@ -132,6 +132,16 @@ def test_the_best_run_is_the_comparable_one_with_the_highest_score() -> None:
     assert best_run(metric="accuracy").info.run_name == "of another metric"
 
 
+@pytest.mark.parametrize("metric", ["rmse", "val_loss", "mean_absolute_error"])
+def test_a_metric_of_which_lower_is_better_ranks_nothing(metric: str) -> None:
+    run = [a_run(**{metric: value, f"neg_{metric}": -value}) for value in (53.9, 78.9)][-1]
+    with pytest.raises(ValueError, match=f"of {metric} lower is better. Log it negated"):
+        best_run("baselines", metric)
+    with pytest.raises(ValueError, match="lower is better"):
+        why_left_out(run, metric)
+    assert best_run("baselines", f"neg_{metric}").data.metrics[metric] == 53.9
+
+
 def test_of_equals_the_latest_is_best() -> None:
     a_run("first", f1=0.5)
     a_run("second", f1=0.5)

@@ -247,7 +247,7 @@ def test_the_curve_of_a_resumed_run_begins_with_what_was_logged_before(store, mo
         for epoch in (1, 2):
             on_epoch(epoch, {"val_loss": 1 / epoch})
     assert "epoch 1 of at most 3, at most" in drawn[0][2]
-    assert "stopped early at 2, best 2" in drawn[-1][2]
+    assert "stopped at 2, best 2" in drawn[-1][2]
     with start_run(run_id=run.info.run_id), log_epochs(num_epochs=3) as on_epoch:
         on_epoch(3, {"val_loss": 1 / 3})
     history, best_epoch, title, _ = drawn[-1]
