@@ -180,10 +180,15 @@ def failed_cell(notebook: NotebookNode) -> tuple[int, NotebookNode]:
 
 async def refresh() -> int:
     """Write the notebooks again: stamped, executed in order on the lesson's corpus, tidied."""
+    from support import data
+
     with tempfile.TemporaryDirectory() as stores:
         os.environ["STORES_DIR"] = stores
         os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.environ.pop("NGROK_AUTHTOKEN", None)
+        if data.load_projects().attrs["corpus"] != "lesson":
+            print("The outputs are those of the lesson's corpus: set LESSON_DATA_DIR to its folder.", file=sys.stderr)
+            return 1
         for path in notebook_paths():
             print(path.stem, flush=True)
             notebook = nbformat.read(path, as_version=4)

@@ -127,6 +127,11 @@ def test_its_outputs_may_be_published(notebook: nbformat.NotebookNode) -> None:
     assert len(nbformat.writes(notebook)) < 1_000_000
 
 
+def test_its_outputs_are_of_the_lessons_corpus(notebook: nbformat.NotebookNode) -> None:
+    """Texts and results.md speak of that one; without a network the sample corpus stands in, and says so."""
+    assert "The sample corpus of this project" not in str([cell.outputs for cell in cells_of(notebook)])
+
+
 def test_its_cells_are_short(notebook: nbformat.NotebookNode) -> None:
     sizes = sorted(len(cell.source.splitlines()) for cell in cells_of(notebook))
     assert sizes[len(sizes) // 2] <= 8
