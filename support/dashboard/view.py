@@ -129,8 +129,7 @@ def open(
 ) -> Dashboard:
     """Open a dashboard on the stores, or find the one that runs, and say which view it is and why.
 
-    The stores are those of `stores_dir`, else those that this process is connected to, else `stores/`.
-
+    Without `stores_dir` they are those that this process is connected to, else `stores/`.
     The view is an ngrok tunnel when there is a token (NGROK_AUTHTOKEN in the environment or in Colab's
     secrets; with `share=True` it asks for one), else the way to a port that Colab, Codespaces, JupyterHub or
     Binder has, else an address that only this machine reaches. Each has a secret in it as Jupyter's has.

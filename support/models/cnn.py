@@ -58,8 +58,7 @@ class CNN(nn.Module):
 
     def uses_lookup(self, tokens: Tensor) -> bool:
         """Return whether look-up tables pay for this batch: on the CPU, with twice as many tokens as the vocabulary."""
-        most = int(tokens.count_nonzero()) // TOKENS_A_ROW
-        most = most if torch.is_grad_enabled() else max(most, KEPT)
+        most = max(int(tokens.count_nonzero()) // TOKENS_A_ROW, 0 if torch.is_grad_enabled() else KEPT)
         return tokens.device.type == "cpu" and self.embeddings.num_embeddings <= most
 
     def tuned(self, tokens: Tensor) -> AbstractContextManager:

@@ -102,7 +102,7 @@ class LookupMax(torch.autograd.Function):
         longest = lengths(tokens).tolist()
         padded = pad(tokens, max(longest, default=0), widest).int()
         first_row = padded * num_columns  # of each token, where all columns of all tokens stand below one another
-        rows_of_table, column = table.detach().flatten(0, 1), torch.arange(num_columns, dtype=torch.int32)
+        flat_table, column = table.detach().flatten(0, 1), torch.arange(num_columns, dtype=torch.int32)
         most = min(max([WINDOWS_A_PIECE, *(length + widest for length in longest[:1])]), MOST_WINDOWS)
         bags = (torch.arange(0, most * num_columns, num_columns).unsqueeze(1) + first_column).flatten().int()
         best = table.new_empty(len(tokens), len(widths) * table.shape[2])
@@ -115,8 +115,7 @@ class LookupMax(torch.autograd.Function):
                 some = min(windows - first, MOST_WINDOWS)
                 seen = first_row[start:stop, first : first + some + widest - 1].unfold(1, widest, 1)
                 rows = seen.index_select(2, reads).add_(column)
-                offsets = bags[: len(seen) * some * len(widths)]
-                sums = F.embedding_bag(rows.flatten(), rows_of_table, offsets, mode="sum")
+                sums = F.embedding_bag(rows.flatten(), flat_table, bags[: len(seen) * some * len(widths)], mode="sum")
                 # As a channels-last picture of height 1, the pooling that also tells the winners'
                 # positions takes all filters at once: six times faster than sums.max(1).
                 picture = sums.view(len(seen), some, -1).transpose(1, 2).unsqueeze(2)

@@ -8,7 +8,7 @@ import ast
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,10 +56,7 @@ def why_left_out(run: Run, metric: str = "f1", digest: str | None = None) -> str
     that of the splits. Whatever ranks, chooses or keeps runs asks here.
     """
     if LOWER_IS_BETTER.search(metric) and not metric.startswith("neg_"):
-        raise ValueError(
-            f"Runs are ranked highest first, and of {metric} lower is better. Log it negated as well, as "
-            f"neg_{metric} and val_neg_{metric}, and rank by metric='neg_{metric}'."
-        )
+        raise ValueError(f"Runs rank highest first, and of {metric} lower is better. Log it negated: neg_{metric}.")
     if run.info.status != "FINISHED":
         return ENDED[run.info.status]
     figures = [run.data.metrics.get(name) for name in (metric, f"val_{metric}")]
@@ -115,19 +112,15 @@ def best_runs(
                 break  # none that follows is better: what is ranked by its test figure has no other
             if why_left_out(run, metric, digest) is None:
                 best[run.info.run_id] = run
-                best = {r.info.run_id: r for r in _ranked(best.values(), metric)[:max_results]}
+                ranked = sorted(best.values(), key=lambda r: (score(r, metric), r.info.start_time), reverse=True)
+                best = {r.info.run_id: r for r in ranked[:max_results]}
     if not best:
         where = f" on the data of these splits ({splits.corpus}, seed {splits.seed})" if splits else ""
         raise NoRunError(
             f"The experiment {experiment!r} has no finished run with the metric {metric!r}{where}. "
-            "Name another one with metric=, or train one first: tracking.train_and_log(params, splits), as notebook "
-            "01_tracked_training does."
+            "Name another one with metric=, or train one first, as notebook 01_tracked_training does."
         )
     return list(best.values())
-
-
-def _ranked(runs: Iterable[Run], metric: str) -> list[Run]:
-    return sorted(runs, key=lambda run: (score(run, metric), run.info.start_time), reverse=True)
 
 
 def _highest_first(experiment_id: str, metric: str, where: str) -> Iterator[Run]:

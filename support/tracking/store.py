@@ -140,8 +140,7 @@ def database_of(uri: str) -> Path | None:
 
 def connected_folder() -> Path | None:
     """Return the stores folder that this process is connected to; None before `connect`, and for a server."""
-    uri = mlflow.get_tracking_uri()
-    path = database_of(uri) if _connected == [uri] else None
+    path = database_of(_connected[0]) if _connected == [mlflow.get_tracking_uri()] else None
     return path.parent if path and path.name == "mlflow.db" else None
 
 

@@ -71,7 +71,7 @@ def test_no_module_is_long() -> None:
 
 def test_the_whole_does_not_grow() -> None:
     """The aim is 5,800 lines; what is above it has to be earned, and what is won back is taken off here."""
-    assert sum(map(size, FILES)) <= 9_211
+    assert sum(map(size, FILES)) <= 9_200
 
 
 def test_the_lessons_part_does_not_grow() -> None:
