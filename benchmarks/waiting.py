@@ -18,13 +18,15 @@ from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from benchmarks.measures import summary
 from benchmarks.memory import peak_megabytes
+from benchmarks.run import spread
 from benchmarks.store import fill
 from support import dashboard, tracking
+from support.config import PROJECT_DIR
 from support.data import load_projects, split
 from support.models import Params, train_cnn
 
-ROOT = Path(__file__).resolve().parents[1]
 REPEATS, RUNS = 5, 10_000
 IMPORTS = {
     "`connect`, `best_run`": "from support.tracking import connect, best_run",
@@ -35,9 +37,7 @@ IMPORTS = {
 
 def row(what: str, times: list[float], beside: str = "") -> None:
     """Print a row: the median of the seconds, with the lowest and the highest."""
-    print(
-        f"| {what} | {statistics.median(times):.2f} s ({min(times):.2f} to {max(times):.2f}) | {beside} |", flush=True
-    )
+    print(f"| {what} | {spread(summary(times))} | {beside} |", flush=True)
 
 
 def in_turn(programs: dict[str, str]) -> dict[str, list[float]]:
@@ -46,14 +46,14 @@ def in_turn(programs: dict[str, str]) -> dict[str, list[float]]:
     for turn in range(REPEATS + 1):
         for name, program in programs.items():
             start = time.perf_counter()
-            subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+            subprocess.run([sys.executable, "-c", program], check=True, cwd=PROJECT_DIR, stdout=subprocess.DEVNULL)
             took[name] += [time.perf_counter() - start] if turn else []  # the first one reads the files from disk
     return took
 
 
 def first_cells() -> str:
     """Return the first two code cells of notebook 01 as a program."""
-    notebook = json.loads((ROOT / "notebooks" / "01_tracked_training.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((PROJECT_DIR / "notebooks" / "01_tracked_training.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     return "\n".join(cells[:2])
 
@@ -61,7 +61,7 @@ def first_cells() -> str:
 def page() -> None:
     """Print how long a fresh browser waits for the first rows of many runs."""
     try:
-        sys.path.insert(0, str(ROOT / "tests"))
+        sys.path.insert(0, str(PROJECT_DIR / "tests"))
         import browser
     except ImportError as error:
         print(f"The page of {RUNS:,} runs is left out: {error}.")
